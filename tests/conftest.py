@@ -1,0 +1,49 @@
+"""Shared by all tests: one torch thread, results and data in temporary folders, a small trained teacher."""
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import pytest
+import torch
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent/'shared'
+SMALL = dict(width=4, epochs=2)  # a run of about a second
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    "No test touches the repository's results or data."
+    for name in 'KD_RESULTS', 'KD_DATA': monkeypatch.setenv(name, str(tmp_path/name))
+
+
+@pytest.fixture(scope='session')
+def trained_teacher(tmp_path_factory):
+    "(results folder, spec) of a small ResNet-34 trained on the digits; copy the folder before changing it."
+    from kd_capacity.config import run_spec
+    from kd_capacity.training import train
+    results = tmp_path_factory.mktemp('teacher')
+    spec = replace(run_spec('demo', 'teacher', teacher='resnet34'), **SMALL)
+    train(spec, results)
+    return results, spec
+
+
+@pytest.fixture
+def teacher(trained_teacher, tmp_path):
+    "The same in a results folder of the test's own."
+    import shutil
+    results = tmp_path/'results'
+    shutil.copytree(trained_teacher[0], results)
+    return results, trained_teacher[1]
+
+
+@pytest.fixture
+def student_spec(trained_teacher):
+    "A function that makes the spec of a small student of that teacher."
+    from kd_capacity.config import run_spec
+    def make(method='feature', **more):
+        spec = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method=method)
+        return replace(spec, **{**SMALL, 'teacher_run': trained_teacher[1].run_id, **more})
+    return make

@@ -1,0 +1,116 @@
+"""RunSpec, profiles and the runs of a study, from outside."""
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from kd_capacity import losses
+from kd_capacity.config import (UserError, RunSpec, atomic, notebook_spec, parameters, profile, profiles, run_spec, study_runs)
+
+
+def student(**given):
+    return run_spec('demo', 'student', **{'teacher': 'resnet50', 'student': 'resnet34', 'method': 'logit', **given})
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError): student().seed = 1
+
+
+@pytest.mark.parametrize('given, says', [
+    ({'alpha': -0.1}, 'alpha = -0.1 is not valid; allowed: a number in [0, 1]'),
+    ({'alpha': 1.01}, 'alpha = 1.01'), ({'alpha': 'half'}, "alpha = 'half'"), ({'alpha': float('nan')}, 'alpha = nan'),
+    ({'temperature': 0}, 'temperature = 0 is not valid; allowed: a number > 0'), ({'temperature': -4}, 'temperature = -4'),
+    ({'beta': 0.5}, "beta = 0.5 does not apply to method 'logit'"),
+    ({'student': 'resnet19'}, "Did you mean 'resnet1"), ({'teacher': 'vgg'}, "teacher = 'vgg' is not known; allowed: 'resnet18'"),
+    ({'method': 'logits'}, "Did you mean 'logit'?"), ({'stem': 'cfar'}, "Did you mean 'cifar'?"),
+    ({'clipping': 'students_only'}, "Did you mean 'student_only'?"), ({'seed': -1}, 'seed = -1'), ({'seed': 0.5}, 'seed = 0.5'),
+    ({'epochs': 0}, 'epochs = 0'), ({'epochs': True}, 'epochs = True'), ({'batch_size': 1}, 'batch_size = 1'),
+    ({'validation_size': 0}, 'v2 holds some out'), ({'lr': 1e-5}, 'lr_min = 0.0001 exceeds'), ({'data': 'cifar'}, "Did you mean 'cifar10'?"),
+    ({'sedd': 1}, "Did you mean 'seed'?"), ({'flip': 'yes'}, "flip = 'yes'"),
+])
+def test_bad_values_are_named_with_what_is_allowed(given, says):
+    with pytest.raises(UserError) as e: student(**given)
+    assert says in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_loss_added_to_the_dict_is_valid_at_once(monkeypatch):
+    with pytest.raises(UserError): student(method='mine')
+    monkeypatch.setitem(losses.METHODS, 'mine', losses.METHODS['logit'])
+    assert student(method='mine', alpha=0.3).method == 'mine'
+
+
+def test_json_round_trip_and_foreign_fields():
+    spec = student(alpha=0.3)
+    assert RunSpec.from_json(spec.to_json()) == spec
+    with pytest.raises(UserError, match="Did you mean 'alpha'"): RunSpec.from_json(json.dumps({**json.loads(spec.to_json()), 'alfa': 1}))
+
+
+def test_run_id_is_stable_unique_and_blind_to_the_way_a_number_is_written():
+    # A change of these ids orphans every record there is.
+    assert run_spec('paper-v1', 'student', teacher='resnet50', student='resnet34', method='feature').run_id == 'paper-v1/r50-r34/feature/a0.5/s0-163ea94a'
+    assert run_spec('demo', 'baseline', student='resnet18').run_id == 'demo/baseline/r18/s0-4747a667'
+    assert student(temperature=4).run_id == student(temperature=4.0).run_id
+    a = student()
+    changed = [replace(a, **{k: v}) for k, v in dict(seed=1, lr=0.05, epochs=3, width=16, alpha=0.4, temperature=3., max_norm=2., data='cifar10',
+               clipping='none', stem='imagenet', split_seed=1, padding=2, flip=True, weight_decay=0., momentum=0.8, teacher_run='x').items()]
+    assert len({s.run_id for s in [a, *changed]}) == len(changed) + 1
+
+
+@pytest.mark.parametrize('name', profiles())
+def test_every_run_of_every_profile_comes_back_from_its_parameters(name):
+    p = profile(name)
+    chosen = {(t, s, m): {'alpha': 0.7, **({'temperature': 2.0} if m == 'logit' else {})} for t, s in p.pairs for m in p.methods}
+    runs = study_runs(p, chosen if p.selection else None)
+    assert len({r.run_id for r in runs}) == len(runs)
+    for spec in runs:
+        assert notebook_spec({**parameters(spec), 'force': False}, 'teacher' if spec.role == 'teacher' else 'student') == spec
+    assert {r.teacher_run for r in runs} - {None} <= {r.run_id for r in runs}
+
+
+def test_demo_is_the_whole_study():
+    runs = study_runs('demo')
+    cells = {(r.teacher, r.student, r.method, r.seed) for r in runs if r.stage == 'final' and r.role == 'student'}
+    pairs = ('resnet50', 'resnet18'), ('resnet34', 'resnet18'), ('resnet50', 'resnet34')
+    assert cells == {(t, s, m, seed) for t, s in pairs for m in ('logit', 'feature') for seed in range(3)}
+    assert {r.arch for r in runs if r.role == 'teacher'} == {'resnet34', 'resnet50'}
+    assert {(r.arch, r.seed) for r in runs if r.stage == 'final' and r.role == 'baseline'} == {(a, s) for a in ('resnet18', 'resnet34') for s in range(3)}
+    assert {r.clipping for r in runs if r.stage == 'clipping'} == {'student_only'}
+    assert {r.stem for r in runs if r.stage == 'stem'} == {'imagenet', 'cifar'}
+
+
+def test_paper_v2_has_its_seeds_pairs_and_protocol():
+    p = profile('paper-v2')
+    chosen = {(t, s, m): {'alpha': 0.5, **({'temperature': 4.0} if m == 'logit' else {})} for t, s in p.pairs for m in p.methods}
+    runs = study_runs(p, chosen)
+    finals = [r for r in runs if r.stage == 'final' and r.role == 'student']
+    assert len(finals) == 4*2*5 and {r.epochs for r in finals} == {100}
+    assert {(r.validation_size, r.split_seed, r.protocol) for r in runs} == {(5000, 1234, 'v2')}
+    assert {(r.teacher, r.seed, r.epochs) for r in runs if r.role == 'teacher'} == {(t, s, 200) for t in ('resnet34', 'resnet50', 'resnet101') for s in range(3)}
+    assert not [r for r in study_runs(p) if r.stage == 'final' and r.role == 'student']  # open until selected
+
+
+def test_the_defaults_are_the_papers():
+    s = run_spec('paper-v1', 'student', teacher='resnet50', student='resnet18', method='logit')
+    assert (s.alpha, s.temperature, s.lr, s.lr_min, s.momentum, s.weight_decay, s.batch_size, s.epochs, s.max_norm, s.clipping, s.padding, s.flip, s.width,
+            s.stem, s.protocol) == (0.5, 4.0, 0.1, 1e-4, 0.9, 5e-4, 128, 100, 1.0, 'union', 4, True, 64, 'cifar', 'v1')
+    assert run_spec('paper-v1', 'student', teacher='resnet50', student='resnet18', method='feature').beta == 0.5
+
+
+def test_profile_mistakes(monkeypatch, tmp_path):
+    monkeypatch.setenv('KD_PROFILES', str(tmp_path))
+    (tmp_path/'a.toml').write_text('description = "x"\npears = []\n[run]\n')
+    with pytest.raises(UserError, match="Did you mean 'pairs'"): profile('a')
+    (tmp_path/'b.toml').write_text('description = \n')
+    with pytest.raises(UserError, match='not valid TOML'): profile('b')
+    (tmp_path/'c.toml').write_text('description = "x"\npairs = []\n[run]\nepoch = 1\n')
+    with pytest.raises(UserError, match="Did you mean 'epochs'"): profile('c')
+
+
+def test_atomic_leaves_the_old_file_when_the_disk_is_full(tmp_path):
+    path = tmp_path/'a'
+    path.write_text('old')
+    import os
+    (tmp_path/f'.a.{os.getpid()}.tmp').symlink_to('/dev/full')  # every write to it: no space left on device
+    with pytest.raises(UserError, match='Cannot write .*: No space left on device'):
+        with atomic(path) as t: t.write_text('new')
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith('KD_')] == ['a'] and path.read_text() == 'old'

@@ -1,0 +1,149 @@
+"""Figures: what is drawn where, and that nothing is drawn that is not known."""
+import matplotlib
+
+matplotlib.use('agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from made_up import baseline, cell, frame, student, write
+
+from kd_capacity import config, figures, records, tables
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close('all')
+
+
+def gains(*cells): return tables.gains(frame([r for c in cells for r in c]))
+
+
+PAIRS = [('resnet50', 'resnet18'), ('resnet34', 'resnet18'), ('resnet50', 'resnet34')]
+
+
+def whole(n=3):
+    "Gains of all pairs and methods; the student R34 gains 1 pp, R18 nothing."
+    cells = [cell(baseline(s), np.linspace(.94, .95, n)) for s in ('resnet18', 'resnet34')]
+    return gains(*cells, *[cell(student(t, s, m), np.linspace(.94, .95, n) + .01*(s == 'resnet34')) for t, s in PAIRS for m in ('logit', 'feature')])
+
+
+def marks(ax, shape): return [l for l in ax.lines if l.get_marker() == shape]
+
+
+def test_pairs_stand_in_the_order_of_the_gap():
+    ax = figures.gain_against_gap(whole())
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['R50 → R34\n1.11 ×', 'R34 → R18\n1.90 ×', 'R50 → R18\n2.10 ×']
+    ours = [(round(l.get_xdata()[0]), l.get_ydata()[0], l.get_color()) for l in marks(ax, 'o')]
+    assert sorted(x for x, *_ in ours) == [0, 0, 1, 1, 2, 2]
+    assert [y for x, y, _ in ours if x == 0] == pytest.approx([1, 1]) and {c for *_, c in ours} == {figures.BLUE, figures.ORANGE}
+
+
+def test_interval_is_drawn_where_there_is_one():
+    g = whole()
+    ax = figures.gain_against_gap(g)
+    drawn = sorted(tuple(l.get_ydata()) for l in ax.lines if l.get_marker() in ('None', None) and len(set(l.get_xdata())) == 1)
+    assert drawn == [pytest.approx(t) for t in sorted(zip(g.ci_low, g.ci_high))]
+    ax = figures.gain_against_gap(whole(n=1))
+    assert len(marks(ax, 'o')) == 6 and not [l for l in ax.lines if l.get_marker() in ('None', None) and len(set(l.get_xdata())) == 1]
+    assert {t.get_text() for t in ax.texts} == {'n = 1'}
+
+
+def test_zero_line_and_units():
+    ax = figures.gain_against_gap(whole())
+    assert any(list(l.get_ydata()) == [0, 0] for l in ax.lines)
+    assert '(pp)' in ax.get_ylabel()
+
+
+def test_paper_is_hollow_and_shown_without_runs():
+    runs = tables.with_plan(frame([]), config.study_runs('demo'))
+    ax = figures.gain_against_gap(tables.against_published(tables.gains(runs), tables.published(), 'gain'))
+    assert not marks(ax, 'o')
+    assert sorted(l.get_ydata()[0] for l in marks(ax, 's')) == [0.0, 0.08, 0.18, 0.21, 0.21, 0.30]
+    assert all(l.get_markerfacecolor() == 'white' for l in marks(ax, 's') + marks(ax, 'D'))
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['Logit-KD', 'Feature-KD', 'paper v1', 'paper v2']
+
+
+def test_no_rows_draw_an_empty_figure():
+    ax = figures.gain_against_gap(tables.gains(frame([])))
+    assert not marks(ax, 'o')
+
+
+def test_a_new_method_has_its_colour_everywhere():
+    assert figures.colour('mine') == figures.colour('mine') not in (figures.BLUE, figures.ORANGE, figures.GREY)
+    g = whole().replace({'method': {'feature': 'mine'}})
+    ax = figures.gain_against_gap(g)
+    assert {l.get_color() for l in marks(ax, 'o')} == {figures.BLUE, figures.colour('mine')}
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp('results')
+    write([s for s in config.study_runs('demo') if s.student in ('resnet18', None)], root)
+    return tables.planned('demo', root), root
+
+
+def names(ax): return [t.get_text() for t in ax.texts]
+
+
+def apart(ax):
+    "Least distance of two names, in heights of the axes."
+    ax.figure.canvas.draw()
+    y = sorted(ax.transAxes.inverted().transform(ax.get_yaxis_transform().transform((0, t.get_position()[1])))[1] for t in ax.texts)
+    return np.diff(y).min()
+
+
+def test_convergence_names_methods_and_n(study):
+    runs, root = study
+    cell = runs[(runs.stage == 'final') & (runs.student == 'resnet18') & (runs.teacher.isna() | runs.teacher.eq('resnet50'))]
+    curves = tables.curves(cell, root)
+    ax = figures.convergence(curves)
+    assert sorted(names(ax)) == ['Feature-KD (n = 3)', 'Logit-KD (n = 3)', 'no teacher (n = 3)']
+    assert ax.get_ylabel() == 'validation accuracy (%)' and ax.get_xlabel() == 'epoch'
+    mean = curves[curves.method == 'logit'].groupby('epoch').validation_accuracy.mean()*100
+    assert next(l for l in ax.lines if l.get_color() == figures.BLUE).get_ydata().tolist() == pytest.approx(mean.tolist())
+    assert apart(ax) > .06
+
+
+def test_convergence_of_v1_shows_the_test_accuracy(tmp_path):
+    spec = config.run_spec('paper-v1', 'baseline', student='resnet18')
+    write([spec], tmp_path)
+    assert figures.convergence(tables.curves(tables.planned('paper-v1', tmp_path), tmp_path)).get_ylabel() == 'test accuracy (%)'
+
+
+def test_norms_show_the_threshold(study):
+    runs, root = study
+    ax = figures.gradient_norms(tables.curves(runs[runs.stage == 'clipping'], root), 2.5)
+    assert sorted(names(ax)) == ['projections', 'student', 'threshold 2.5', 'total']
+    assert ax.get_yscale() == 'log' and any(list(l.get_ydata()) == [2.5, 2.5] for l in ax.lines)
+    ax = figures.gradient_norms(tables.curves(runs[runs.role == 'baseline'], root))
+    assert 'projections' not in names(ax)
+
+
+def test_stems_name_n_and_difference():
+    s = tables.stem_ablation(frame(cell(baseline(), [.95, .952]) + cell(baseline(stage='stem', stem='imagenet'), [.88])))
+    ax = figures.stems(s)
+    assert sorted(names(ax)) == ['+7.10 pp', 'cifar (n = 2)', 'imagenet (n = 1)']
+    assert '(%)' in ax.get_xlabel()
+
+
+def test_a_run_is_drawn_from_its_history(study):
+    runs, root = study
+    history = records.history(runs[runs.method == 'feature'].run_id.iloc[0], root)
+    assert set(names(figures.run_losses(history))) == {'total', 'cross-entropy'}
+    assert set(names(figures.run_accuracy(history))) == {'training', 'validation'}
+    assert 'threshold 1' in names(figures.run_norms(history))
+    one_epoch = history[:1]
+    for draw in (figures.run_losses, figures.run_accuracy, figures.run_norms): draw(one_epoch)
+
+
+def test_figures_draw_on_given_axes(study):
+    fig, ax = plt.subplots()
+    assert figures.gain_against_gap(whole(), ax) is ax and len(plt.get_fignums()) == 1
+
+
+def test_spread_keeps_order_and_distance():
+    y = np.random.default_rng(0).normal(size=6)
+    moved = figures.spread(y, .5)
+    assert (np.argsort(moved) == np.argsort(y)).all() and np.diff(np.sort(moved)).min() > .49
+    assert figures.spread([1., 9.], .5).tolist() == [1, 9]

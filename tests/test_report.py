@@ -1,0 +1,283 @@
+"""The website: what is staged, and what nbconvert makes of it, from no runs and from several studies."""
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import ROOT
+from made_up import write
+
+from kd_capacity import config, report
+
+HOSTILE = '<script>alert("x")</script> [x](javascript:alert(1)) {{< include /etc/passwd >}} $x$'
+
+
+def copy_repository(to, chapters=True):
+    "What the website is made of, in a folder of its own; without chapters, these are a title each."
+    for name in ('nbs', 'theme', 'kd_capacity'): shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    shutil.copy(ROOT/'_quarto.yml', to)
+    for path in [] if chapters else (to/'nbs').glob('[0-9]*.ipynb'): path.write_text(notebook(f'# {path.stem[3:]}'))
+    return to
+
+
+def notebook(*sources, outputs=()):
+    "A notebook as JSON: Markdown where a source begins with '# ', else code with these outputs."
+    cells = [{'cell_type': 'markdown', 'metadata': {}, 'source': s} if s.startswith('# ') else
+             {'cell_type': 'code', 'metadata': {}, 'source': s, 'outputs': list(outputs), 'execution_count': 1} for s in sources]
+    return json.dumps({'cells': cells, 'metadata': {'papermill': {'x': 1}, 'widgets': {'y': 2}}, 'nbformat': 4, 'nbformat_minor': 5})
+
+
+def execute(into, **parameters):
+    "Execute the analysis as `make report` does."
+    import papermill
+    (into/'_build'/'report').mkdir(parents=True)
+    papermill.execute_notebook(str(ROOT/'nbs'/'report'/'analysis.ipynb'), str(into/'_build'/'report'/'analysis.ipynb'),
+                               parameters=parameters, kernel_name='python3', progress_bar=False)
+
+
+def make_site(root):
+    "The website by nbconvert, whether Quarto is here or not."
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(report.shutil, 'which', lambda name: None)
+        front, made_by = report.site(root)
+    assert made_by == 'nbconvert' and front == root/'_site'/'index.html'
+    return root/'_site'
+
+
+@pytest.fixture(scope='module')
+def empty(tmp_path_factory):
+    "The website of a repository without a run, and its folder."
+    root = copy_repository(tmp_path_factory.mktemp('empty'), chapters=False)
+    execute(root, profiles='demo', results=str(root/'nothing'))
+    return make_site(root)
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+    "The website of a whole study with a failed run, and of another with one run."
+    root, results = copy_repository(tmp_path_factory.mktemp('full')), tmp_path_factory.mktemp('results')
+    demo = config.study_runs('demo')
+    write(demo, results, failure={demo[-1].run_id: HOSTILE})
+    write(config.study_runs('paper-v1')[:1], results)
+    execute(root, profiles='demo, paper-v1', results=str(results))
+    return make_site(root)
+
+
+@cache
+def soup(path): return BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser')
+
+
+def pages_of(site): return [site/'index.html', *sorted((site/'pages').glob('*.html'))]
+
+
+def table(page, *heads):
+    "Rows, as dicts, of the table with these headings."
+    for t in page.select('table'):
+        names = [th.get_text() for th in t.select('thead th')]
+        if set(heads) <= set(names): return [dict(zip(names, [td.get_text() for td in tr.select('td')])) for tr in t.select('tbody tr')]
+    raise AssertionError(f'no table with {heads}')
+
+
+# --- staging
+
+def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
+    root = copy_repository(tmp_path)
+    report.pages(root)
+    staged = [root/'index.ipynb', *(root/'pages').glob('*.ipynb')]
+    assert len(staged) == len(list((root/'nbs').glob('*.ipynb'))) + len(list((root/'nbs'/'report').glob('*.ipynb')))
+    import nbformat
+    for path in staged:
+        nb = nbformat.read(path, 4)
+        nbformat.validate(nb)
+        assert nb.cells[0].cell_type == 'raw' and re.fullmatch(r'---\ntitle: ".+"(\ndescription: ".+")?\n---', nb.cells[0].source)
+        assert set(nb.metadata) == {'kernelspec'}
+        for cell in nb.cells:
+            assert set(cell.metadata) == set()
+            for line in cell.source.split('\n') if cell.cell_type == 'code' else []:
+                if re.match(r'\s*#\s*\|', line): assert re.fullmatch(r'#\| [a-z-]+: \S.*', line), (path.name, line)
+
+
+def test_hidden_cells_are_left_out(tmp_path):
+    root = copy_repository(tmp_path)
+    report.pages(root)
+    for page, (source, _) in report.sources(root).items():
+        hidden = [''.join(c['source']) for c in json.loads((root/source).read_text())['cells'] if re.search(r'^#\|\s*hide\s*$', ''.join(c['source']), re.M)]
+        staged = (root/page).read_text()
+        for code in hidden: assert json.dumps(code.split('\n', 1)[1]) not in staged
+
+
+def test_unbuilt_report_says_how_to_build_it(tmp_path):
+    root = copy_repository(tmp_path)
+    assert 'pages/analysis.ipynb' in report.pages(root)
+    assert '`make report`' in (root/'pages'/'analysis.ipynb').read_text()
+
+
+def small(root, source, built=None):
+    "A repository of a front page and one chapter."
+    for path, text in (('nbs/index.ipynb', notebook('# front\n\n> one line')), ('nbs/00_config.ipynb', source), ('_build/nbs/00_config.ipynb', built)):
+        if text: (root/path).parent.mkdir(parents=True, exist_ok=True); (root/path).write_text(text)
+    return root
+
+
+def test_executed_chapter_is_used_until_it_is_changed(tmp_path):
+    said = {'output_type': 'stream', 'name': 'stdout', 'text': ['said\n']}
+    root = small(tmp_path, notebook('# config', 'x = 1'), notebook('# config', 'x = 1', outputs=[said]))
+    assert report.pages(root) == ['index.ipynb'] and 'said' in (root/'pages'/'00_config.ipynb').read_text()
+    (root/'nbs'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
+    assert report.pages(root) == ['index.ipynb', 'pages/00_config.ipynb']
+    assert 'said' not in (root/'pages'/'00_config.ipynb').read_text()
+
+
+def test_outputs_that_are_no_reading_are_left_out(tmp_path):
+    widget = {'output_type': 'display_data', 'metadata': {}, 'data': {'application/vnd.jupyter.widget-view+json': {'model_id': 'a'}, 'text/plain': '50%'}}
+    script = {'output_type': 'display_data', 'metadata': {}, 'data': {'application/javascript': 'alert(1)'}}
+    progress = {'output_type': 'stream', 'name': 'stderr', 'text': '50%|###\r'}
+    leftover = {'output_type': 'execute_result', 'metadata': {}, 'execution_count': 1, 'data': {'text/plain': '<Axes: >'}}
+    image = {'output_type': 'display_data', 'metadata': {'image/png': {'width': 10, 'height': 5}}, 'data': {'image/png': 'aGk=', 'text/plain': '<Figure>'}}
+    root = small(tmp_path, notebook('# config', '#| fig-alt: A picture\nplot()'), notebook('# config', '#| fig-alt: A picture\nplot()', outputs=[widget, script, progress, leftover, image]))
+    report.pages(root)
+    cell = json.loads((root/'pages'/'00_config.ipynb').read_text())['cells'][-1]
+    assert [o['output_type'] for o in cell['outputs']] == ['display_data']
+    assert cell['outputs'][0]['metadata'] == {'image/png': {'width': 10, 'height': 5, 'alt': 'A picture'}}
+
+
+def test_page_of_a_removed_notebook_goes(tmp_path):
+    root = small(tmp_path, notebook('# config'))
+    report.pages(root)
+    (root/'nbs'/'00_config.ipynb').rename(root/'nbs'/'01_config.ipynb')
+    report.pages(root)
+    assert [p.name for p in (root/'pages').iterdir()] == ['01_config.ipynb']
+
+
+def test_pages_need_a_bare_python(tmp_path):
+    root = copy_repository(tmp_path)
+    done = subprocess.run([sys.executable, '-S', '-m', 'kd_capacity.report', 'pages'], cwd=root, capture_output=True, text=True,
+                          env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
+    assert done.returncode == 0, done.stderr
+    assert 'pages staged' in done.stdout and (root/'index.ipynb').exists()
+    for name in ('report', '__init__'): ast.parse((ROOT/'kd_capacity'/f'{name}.py').read_text(), feature_version=(3, 9))
+
+
+# --- _quarto.yml
+
+def test_quarto_renders_the_staged_pages_alone():
+    import yaml
+    said = yaml.safe_load((ROOT/'_quarto.yml').read_text())
+    project = said['project']
+    assert (project['type'], project['output-dir'], project['render']) == ('website', '_site', ['index.ipynb', 'pages/*.ipynb'])
+    assert project['pre-render'] == 'python3 -m kd_capacity.report pages' and said['execute']['enabled'] is False
+
+
+def test_navigation_is_complete():
+    listed = [page for _, entries in report.navigation(ROOT) for page, _ in entries]
+    assert sorted(listed) == sorted(report.sources(ROOT)) and len(set(listed)) == len(listed)
+
+
+def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
+    (tmp_path/'bin').mkdir()
+    fake = tmp_path/'bin'/'quarto'
+    fake.write_text('#!/bin/sh\necho "quarto $@ in $PWD"\nexit ${QUARTO_STATUS:-0}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
+    assert report.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
+    assert capfd.readouterr().out == f'quarto render in {tmp_path}\n'
+    monkeypatch.setenv('QUARTO_STATUS', '1')
+    with pytest.raises(SystemExit, match='quarto render failed'): report.site(tmp_path)
+
+
+# --- the website that nbconvert makes
+
+@pytest.mark.parametrize('site', ['empty', 'full'])
+def test_no_broken_link_and_no_foreign_script(site, request):
+    site = request.getfixturevalue(site)
+    pages = {p: soup(p) for p in pages_of(site)}
+    assert len(pages) == len(report.sources(ROOT))
+    for path, page in pages.items():
+        for tag, at in (('a', 'href'), ('link', 'href'), ('img', 'src'), ('script', 'src')):
+            for found in page.select(f'{tag}[{at}]'):
+                target = found[at]
+                if target.startswith('data:'): continue
+                if re.match(r'[a-z]+:', target):
+                    assert tag == 'a' or 'mathjax' in target, (path.name, target)
+                    continue
+                name, _, part = target.partition('#')
+                to = (path.parent/name).resolve() if name else path
+                assert to.exists(), (path.name, target)
+                if part: assert pages[to].find(id=part), (path.name, target)
+        assert not re.search(r'require\.js|requirejs|unpkg|cdnjs', path.read_text())
+
+
+def test_every_page_names_all_pages(full):
+    titles = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
+    assert titles[:2] == ['Front page', 'Results'] and len(titles) == len(report.sources(ROOT))
+    for path in pages_of(full):
+        page = soup(path)
+        assert [a.get_text() for a in page.select('nav.pages a')] == titles
+        assert len(page.select('nav.pages a[aria-current=page]')) == 1 and len(page.select('h1')) == 1
+
+
+def test_no_option_line_and_no_hidden_code_is_shown(full):
+    for path in pages_of(full):
+        for pre in soup(path).select('.input_area pre, .highlight pre'):
+            assert not re.match(r'#\s*\|', pre.get_text().lstrip()), path.name
+    assert not soup(full/'pages'/'analysis.html').select('.input_area')  # every cell of the report says echo: false
+
+
+def test_report_without_runs_says_so(empty):
+    page = soup(empty/'pages'/'analysis.html')
+    assert 'No gain can be computed yet' in [h.get_text() for h in page.select('h2')]
+    rows = table(page, 'Gain, pp')
+    assert len(rows) == 6 and {r['Accuracy, %'] for r in rows} == {'not run'} and {r['Gain, pp'] for r in rows} == {''}
+    assert [r['paper v1'] for r in rows] == ['+0.21', '+0.08', '+0.00', '+0.18', '+0.21', '+0.30']
+    assert 'make study PROFILE=demo' in page.get_text() and 'no evidence on CIFAR-10' in page.get_text()
+
+
+def test_report_shows_the_numbers_of_the_records(full):
+    page = soup(full/'pages'/'analysis.html')
+    rows = table(page, 'Gain, pp')
+    demo, v1 = [r for r in rows if r['Profile'] == 'demo'], [r for r in rows if r['Profile'] == 'paper-v1']
+    assert len(demo) == len(v1) == 6
+    for r in demo:
+        assert float(r['Gain, pp'].replace('−', '-')) == pytest.approx(float(r['Accuracy, %'].split()[0]) - float(r['Baseline, %'].split()[0]), abs=0.011)
+        assert (r['n'], r['Seeds']) == ('3', '0–2') and re.fullmatch(r'\[[+−]\d+\.\d\d, [+−]\d+\.\d\d\]', r['95 % interval, pp'])
+    assert {r['Accuracy, %'] for r in v1} == {'not run'}
+    teachers = [r for r in table(page, 'Network', 'Role') if r['Profile'] == 'paper-v1' and r['Role'] == 'teacher']
+    assert [(r['n'], r['95 % interval, %']) for r in teachers] == [('1', 'n = 1: no interval'), ('0 of 1', '')]
+    assert len(page.select('img[src^="data:image/png"]')) >= 7 and all(i.get('alt') for i in page.select('img'))
+
+
+def test_text_of_a_record_is_text(full):
+    for path in pages_of(full):
+        page = soup(path)
+        assert not any('alert(' in s.get_text() for s in page.select('script')), path.name
+        assert not page.select('a[href^="javascript"]')
+    failed = [d for d in soup(full/'pages'/'analysis.html').select('details') if 'failed' in d.summary.get_text()]
+    assert any(HOSTILE in d.get_text() for d in failed)
+
+
+def test_front_page_lists_every_chapter(full):
+    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))]
+
+
+def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):
+    root = copy_repository(tmp_path)
+    (root/'_site').mkdir()
+    (root/'_site'/'index.html').write_text('old')
+    monkeypatch.setattr(report.shutil, 'which', lambda name: None)
+    monkeypatch.setattr(report, '_parts', lambda *a: 1/0)
+    with pytest.raises(ZeroDivisionError): report.site(root)
+    assert (root/'_site'/'index.html').read_text() == 'old' and [p.name for p in (root/'_build').iterdir()] == []
+
+
+def test_command_line(capsys):
+    report.main(['headline', 'demo', 'fast'])
+    assert '0 of 3' in capsys.readouterr().out
+    for argv in (['nothing'], ['headline']):
+        with pytest.raises(SystemExit) as e: report.main(argv)
+        assert e.value.code == 2

@@ -1,0 +1,112 @@
+"""A run that is killed, at any moment and as often as it likes, ends like one that never was."""
+import contextlib
+import multiprocessing
+import random
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import SMALL
+from kd_capacity import records
+from kd_capacity.config import UserError, run_spec
+from kd_capacity.training import train
+
+# forkserver: torch (and what its optimizers import on first use) is imported once, each run is a process that can be killed
+processes = multiprocessing.get_context('forkserver')
+processes.set_forkserver_preload(['kd_capacity.training', 'torch._dynamo', 'sklearn.datasets'])
+
+
+def _train(spec, results, log=None):
+    "In a process of its own; `log` gets the process's name for every epoch that it trains, and what it says."
+    import torch
+    torch.set_num_threads(1)
+    if log is None: return train(spec, results)
+    name = multiprocessing.current_process().name
+    with open(log, 'a', buffering=1) as f, contextlib.redirect_stdout(f):
+        train(spec, results, progress=lambda *_: print(name))
+
+
+def _start(*args, name=None):
+    p = processes.Process(target=_train, args=args, name=name)
+    p.start()
+    return p
+
+
+def _same(spec, a, b):
+    "Same history (but for seconds), weights and logits."
+    ra, rb = (records.read_record(spec.run_id, r) for r in (a, b))
+    assert ra['weights'] == rb['weights'] and ra['outcome'] == rb['outcome'] and ra['norms'] == rb['norms']
+    ha, hb = (records.history(spec.run_id, r).drop(columns='seconds') for r in (a, b))
+    pd.testing.assert_frame_equal(ha, hb, check_exact=True)
+    la, lb = (records.logits(spec.run_id, r) for r in (a, b))
+    assert all(np.array_equal(la[k], lb[k]) for k in la)
+
+
+@pytest.mark.parametrize('method', ['feature', 'logit'])
+def test_killed_again_and_again(teacher, student_spec, tmp_path, method):
+    results, _ = teacher
+    never = tmp_path/'never'
+    shutil.copytree(results, never)
+    spec = student_spec(method, epochs=6)
+    train(spec, never)
+    moments, kills = random.Random(5), 0
+    folder = records.run_folder(spec.run_id, results)
+    while records.read_record(spec.run_id, results) is None:
+        done = _epochs(folder)
+        p = _start(spec, results)
+        if kills < 5:  # wait for one more epoch, then strike some time within the next, or while it writes
+            while p.is_alive() and _epochs(folder) <= done: time.sleep(0.002)
+            time.sleep(moments.random()*0.15)
+            p.kill()
+            kills += p.exitcode is None or p.exitcode == -9
+        p.join()
+        assert p.exitcode in (0, -9)
+    assert kills >= 3
+    _same(spec, never, results)
+    assert not list(folder.glob('.*.tmp')) and not (folder/'checkpoint.pt').exists()
+
+
+def _epochs(folder):
+    "Epochs in the history so far."
+    path = folder/'history.csv'
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def test_a_checkpoint_of_another_teacher_or_other_images_is_not_resumed(teacher, student_spec, monkeypatch):
+    from kd_capacity import data
+    results, _ = teacher
+    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL)
+    class Stop(Exception): pass
+    def stop(*a): raise Stop
+    with pytest.raises(Stop): train(spec, results, progress=stop)
+    other = replace(data.load('digits'), sha256='0'*64)
+    monkeypatch.setattr(data, 'load', lambda *a: other)
+    with pytest.raises(UserError, match='belongs to a run on other images'): train(spec, results)
+
+
+def test_two_processes_on_one_run(teacher, student_spec):
+    results, _ = teacher
+    spec, log = student_spec('feature', epochs=8), results/'log'
+    a, b = (_start(spec, results, log, name=n) for n in 'ab')
+    for p in (a, b): p.join()
+    assert (a.exitcode, b.exitcode) == (0, 0)
+    said = log.read_text().splitlines()
+    epochs = [line for line in said if line in ('a', 'b')]
+    assert len(epochs) == 8 and len(set(epochs)) == 1  # one trained all of it
+    assert records.read_record(spec.run_id, results)['status'] == 'complete'
+    assert any('already being trained by {"pid"' in line for line in said)
+
+
+def test_a_lock_left_by_a_killed_process_does_not_hold(teacher, student_spec):
+    results, _ = teacher
+    spec = student_spec('feature', epochs=5)
+    p = _start(spec, results)
+    folder = records.run_folder(spec.run_id, results)
+    while not (folder/'history.csv').exists(): time.sleep(0.01)
+    p.kill(); p.join()
+    assert (folder/'owner.json').exists()
+    assert train(spec, results)['status'] == 'complete' and not (folder/'owner.json').exists()

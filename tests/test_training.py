@@ -1,0 +1,243 @@
+"""One run, from spec to record: the decisions that a comparison of tenths of a percent rests on."""
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import SMALL
+from kd_capacity import checkpoint, clipping, data, losses, models, records, training
+from kd_capacity.config import UserError, run_spec
+from kd_capacity.training import RunFailed, train
+
+
+def baseline(**more): return replace(run_spec('demo', 'baseline', student='resnet18'), **{**SMALL, **more})
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    "Records what train_step is given and leaves behind: (arguments, student's weights before and after, result) for each step."
+    seen, real = [], training.train_step
+    def step(model, teacher, method, optimizer, spec, x, y):
+        before = {k: v.detach().clone() for k, v in model.named_parameters()}
+        out = real(model, teacher, method, optimizer, spec, x, y)
+        seen.append(dict(model=model, teacher=teacher, method=method, optimizer=optimizer, x=x, y=y, before=before, out=out,
+                         gradients={k: v.grad.clone() for k, v in model.named_parameters()},
+                         teacher_mode=teacher and any(m.training for m in teacher.modules()), mode=model.training))
+        return out
+    monkeypatch.setattr(training, 'train_step', step)
+    return seen
+
+
+def test_projections_are_in_the_optimizer_and_learn(teacher, student_spec, spy):
+    train(student_spec('feature', epochs=1), teacher[0])
+    ours = {id(p) for g in spy[0]['optimizer'].param_groups for p in g['params']}
+    projections = list(spy[0]['method'].projections.parameters())
+    assert len(projections) == 4 and all(id(p) in ours for p in projections)
+    assert all(id(p) in ours for p in spy[0]['model'].parameters())
+
+
+def test_the_clip_comes_between_backward_and_step(teacher, student_spec, spy):
+    "At a tiny norm the first step (no momentum yet) is bounded by lr·max_norm·(1 + momentum); clipped after the step it would not be."
+    spec = student_spec('feature', epochs=1, max_norm=1e-3, weight_decay=0.)
+    train(spec, teacher[0])
+    first = spy[0]
+    moved = math.sqrt(sum((p.detach() - first['before'][k]).square().sum().item() for k, p in _after_first(spy)))
+    assert first['out']['norm_total'] > 0.1
+    assert moved <= spec.lr*spec.max_norm*(1 + spec.momentum)*1.001
+
+
+def _after_first(spy):
+    "The student's parameters as the second step found them."
+    return [(k, v) for k, v in spy[1]['before'].items()]
+
+
+def test_union_clips_student_and_projections_together(teacher, student_spec, spy):
+    train(student_spec('feature', epochs=1, max_norm=1e-2), teacher[0])
+    s = spy[-1]
+    grads = [*s['gradients'].values(), *(p.grad for p in s['method'].projections.parameters())]
+    assert math.isclose(torch.cat([g.flatten() for g in grads]).norm().item(), 1e-2, rel_tol=1e-3)
+
+
+def test_student_only_leaves_the_projections_out(teacher, student_spec, spy):
+    train(student_spec('feature', stage='clipping', clipping='student_only', epochs=1, max_norm=1e-2), teacher[0])
+    s = spy[-1]
+    norm = lambda gs: torch.cat([g.flatten() for g in gs]).norm().item()
+    assert math.isclose(norm(s['gradients'].values()), 1e-2, rel_tol=1e-3)
+    assert math.isclose(norm(p.grad for p in s['method'].projections.parameters()), s['out']['norm_projections'].item(), rel_tol=1e-4)
+
+
+def test_the_teacher_stays_in_eval_and_unchanged(teacher, student_spec, spy):
+    results, t = teacher
+    train(student_spec('logit', epochs=1), results)
+    assert not any(s['teacher_mode'] for s in spy) and all(s['mode'] for s in spy)
+    want = records.read_record(t.run_id, results)['weights']['best_sha256']
+    path = checkpoint.load(records.run_folder(t.run_id, results)/'weights.pt')
+    assert checkpoint.weights_sha256(path) == want
+    live = spy[-1]['teacher'].state_dict()
+    assert {k.split('.', 1)[-1] if k not in path else k for k in live} and all(
+        torch.equal(v, next(w for k2, w in live.items() if k2.endswith(k))) for k, v in path.items() if 'running' in k)
+    assert all(p.grad is None for p in spy[-1]['teacher'].parameters())
+
+
+@pytest.mark.parametrize('epochs', [2, 5])
+def test_the_cosine_steps_once_an_epoch(tmp_path, epochs):
+    spec = baseline(epochs=epochs)
+    train(spec, tmp_path)
+    want = [spec.lr_min + (spec.lr - spec.lr_min)/2*(1 + math.cos(math.pi*e/epochs)) for e in range(epochs)]
+    assert np.allclose(records.history(spec.run_id, tmp_path).lr, want, rtol=1e-9)
+
+
+def test_validation_images_never_enter_training(tmp_path, spy):
+    spec = baseline(epochs=2, padding=0)  # without shifts, images can be told apart
+    train(spec, tmp_path)
+    digits = data.load('digits')
+    train_part, held_out = data.split(1000, spec.split_seed, spec.validation_size)
+    mean, std = digits.channel_stats(train_part)
+    key = lambda images: {i.tobytes() for i in np.round((images*std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).mul(255).numpy()).astype(np.uint8)}
+    seen = set().union(*(key(s['x']) for s in spy))
+    pixels = lambda index: {i.tobytes() for i in digits.train_images[index].numpy()}
+    assert len(held_out) == 150 and seen == pixels(train_part) and not seen & (pixels(held_out) - pixels(train_part))
+
+
+def test_evaluation_sees_images_unaugmented_and_in_order(tmp_path):
+    digits = data.load('digits')
+    stats = digits.channel_stats()
+    seen = []
+    class Looks(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.zeros(len(x), 10)
+    training.evaluate(Looks(), digits.test_images, digits.test_labels, stats, batch=300)
+    assert torch.equal(torch.cat(seen), data.normalize(digits.test_images, *stats))
+
+
+def test_v2_reports_the_best_validation_epoch_and_never_asks_the_test_set(tmp_path, monkeypatch):
+    asked, real = [], training.evaluate
+    monkeypatch.setattr(training, 'evaluate', lambda model, images, *a: asked.append(len(images)) or real(model, images, *a))
+    r = train(baseline(epochs=4), tmp_path)
+    h = records.history(r['run_id'], tmp_path)
+    assert asked == [150]*4 + [797]*2  # validation each epoch, test twice at the end
+    assert r['outcome']['best_epoch'] == h.validation_accuracy.idxmax() + 1
+
+
+def test_v1_reports_the_best_test_epoch(tmp_path):
+    r = train(baseline(epochs=4, protocol='v1', validation_size=0), tmp_path)
+    h = records.history(r['run_id'], tmp_path)
+    assert r['outcome']['test_best'] == h.test_accuracy.max() and r['outcome']['best_epoch'] == h.test_accuracy.idxmax() + 1
+    assert h.validation_accuracy.isna().all() and r['outcome']['validation_best'] is None and r['data']['train'] == 1000
+
+
+def test_the_recorded_loss_is_the_methods(teacher, student_spec):
+    h = records.history(train(student_spec('logit', alpha=0.3), teacher[0])['run_id'], teacher[0])
+    assert np.allclose(h.loss_total, 0.3*h.loss_kd + 0.7*h.loss_ce, rtol=1e-5) and h.loss_mse.isna().all()
+    h = records.history(train(student_spec('feature', alpha=0.3), teacher[0])['run_id'], teacher[0])
+    assert np.allclose(h.loss_kd, h.loss_mse + 0.5*h.loss_cosine, rtol=1e-5) and (h.loss_mse > 0).all()
+
+
+def test_baseline_and_student_of_one_seed_start_from_the_same_weights(teacher, student_spec, spy):
+    for spec in baseline(epochs=1), student_spec('feature', epochs=1), student_spec('logit', epochs=1): train(spec, teacher[0])
+    starts = {checkpoint.weights_sha256(s['before']) for s in spy[::len(spy)//3]}
+    assert len(starts) == 1
+
+
+def test_the_same_spec_twice_gives_the_same_bits(teacher, student_spec, tmp_path):
+    spec = student_spec('feature')
+    again = tmp_path/'again'
+    shutil.copytree(teacher[0], again)
+    torch.manual_seed(99)
+    a = train(spec, teacher[0])
+    torch.manual_seed(7)
+    b = train(spec, again)
+    assert a['weights'] == b['weights'] and a['outcome'] == b['outcome'] and a['fidelity'] == b['fidelity']
+    assert train(replace(spec, seed=1), again)['weights'] != a['weights']
+
+
+def test_train_leaves_torch_as_it_found_it(tmp_path):
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    train(baseline(epochs=1), tmp_path)
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_what_torch_cannot_do_deterministically_is_collected():
+    with training.deterministic() as caught:
+        import warnings
+        warnings.warn('x does not have a deterministic implementation, but you set it. More')
+    assert len(caught) == 1
+
+
+# --- teachers
+
+def test_no_teacher_no_run_and_the_command_that_trains_it(tmp_path):
+    spec = run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
+    with pytest.raises(UserError) as e: train(spec, tmp_path)
+    assert 'never learns from a random network. Train it with: papermill nbs/experiments/teacher.ipynb teacher.ipynb -p profile demo -p arch resnet50' in str(e.value)
+    assert not list(tmp_path.glob('**/record.json')) and not list(tmp_path.glob('**/*.pt'))
+
+
+@pytest.mark.parametrize('damage, says', [
+    (lambda f: (f/'weights.pt').unlink(), 'does not exist'),
+    (lambda f: (f/'weights.pt').write_bytes((f/'weights.pt').read_bytes()[:5000]), 'cannot be read as a checkpoint'),
+    (lambda f: checkpoint.save(f/'weights.pt', models.resnet('resnet34', width=4, in_channels=1).state_dict()), 'are not those of its record')])
+def test_a_damaged_or_foreign_teacher_is_refused(teacher, student_spec, damage, says):
+    results, t = teacher
+    damage(records.run_folder(t.run_id, results))
+    with pytest.raises(UserError) as e: train(student_spec(), results)
+    assert says in str(e.value) and t.run_id in str(e.value)
+
+
+def test_a_teacher_of_other_images_or_another_network_is_refused(teacher, student_spec, monkeypatch):
+    results, t = teacher
+    other = replace(data.load('digits'), sha256='0'*64)
+    with monkeypatch.context() as m:
+        m.setattr(data, 'load', lambda *a: other)
+        with pytest.raises(UserError, match='was trained on other images'): train(student_spec(), results)
+    with pytest.raises(UserError, match="is a resnet34, the student asks for teacher = 'resnet50'"): train(student_spec(teacher='resnet50'), results)
+
+
+# --- failures
+
+def test_a_loss_that_is_not_finite_ends_in_a_failed_record(tmp_path):
+    spec = baseline(lr=1e30, clipping='none')
+    with pytest.raises(RunFailed, match=r'not finite at step (\d+) \(epoch 1\)') as e: train(spec, tmp_path)
+    r = records.read_record(spec.run_id, tmp_path)
+    assert r['status'] == 'failed' and 1 < int(r['failure'].split('step ')[1].split()[0]) <= 14
+    row = records.load_runs(tmp_path).iloc[0]
+    assert row.status == 'failed' and np.isnan(row.test_best)
+    with pytest.raises(RunFailed, match='force True'): train(spec, tmp_path)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path):
+    spec, whole = baseline(epochs=3), tmp_path/'whole'
+    want = train(spec, whole)
+    folder = records.run_folder(spec.run_id, tmp_path)
+    def full(spec, history):
+        if len(history) == 1: (folder/f'.checkpoint.pt.{os.getpid()}.tmp').symlink_to('/dev/full')
+    with pytest.raises(UserError, match='checkpoint.pt: No space left on device. Free space'): train(spec, tmp_path, progress=full)
+    assert not (folder/'record.json').exists()
+    assert train(spec, tmp_path)['weights'] == want['weights']
+
+
+def test_a_results_folder_that_cannot_be_written():
+    with pytest.raises(UserError, match='Cannot write to the results folder /sys/kd_capacity'): train(baseline(), '/sys/kd_capacity')
+
+
+def test_force_trains_again(tmp_path):
+    spec = baseline(epochs=1)
+    first = train(spec, tmp_path)
+    seen = []
+    assert train(spec, tmp_path, progress=lambda *a: seen.append(1)) == first and not seen
+    assert train(spec, tmp_path, force=True, progress=lambda *a: seen.append(1))['weights'] == first['weights'] and seen == [1]
+
+
+def test_too_large_a_validation_split(tmp_path):
+    with pytest.raises(UserError, match='validation_size = 1000, but digits has 1000'): train(baseline(validation_size=1000), tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU on this machine')
+def test_on_a_gpu_the_record_says_whether_it_was_deterministic(tmp_path):
+    r = train(baseline(), tmp_path, device='cuda')
+    assert r['environment']['device'] == 'cuda' and isinstance(r['environment']['deterministic'], bool) and r['outcome']['test_best'] > 0.1
