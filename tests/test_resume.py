@@ -110,3 +110,16 @@ def test_a_lock_left_by_a_killed_process_does_not_hold(teacher, student_spec):
     p.kill(); p.join()
     assert (folder/'owner.json').exists()
     assert train(spec, results)['status'] == 'complete' and not (folder/'owner.json').exists()
+
+
+def test_a_resumed_run_sees_the_batches_of_one_that_was_never_stopped(teacher, student_spec, tmp_path):
+    results, _ = teacher
+    never = tmp_path/'never'
+    shutil.copytree(results, never)
+    spec = student_spec('feature', epochs=3)
+    train(spec, never)
+    class Stop(Exception): pass
+    def stop(*a): raise Stop
+    with pytest.raises(Stop): train(spec, results, progress=stop)
+    train(spec, results)
+    _same(spec, never, results)

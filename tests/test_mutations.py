@@ -1,0 +1,60 @@
+"""The mistakes that a study like this has been bitten by, put in by hand: each must make a test fail.
+
+Each mutant is a copy of the package with one place changed; the named test runs against the copy in a process of its own.
+"""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+MUTANTS = {
+    'ImageNet stem used for CIFAR': ('models', 'return _conv(channels, width, 3), nn.Identity()',
+        'return _conv(channels, width, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1)', 'test_models.py::test_parameter_counts'),
+    'T² left out': ('losses', 'return T**2 * F.kl_div(', 'return F.kl_div(', 'test_losses.py::test_temperature_softens_and_is_squared'),
+    'KL arguments swapped': ('losses', 'F.kl_div(log_p_s, log_p_t,', 'F.kl_div(log_p_t, log_p_s,', 'test_losses.py::test_kl_is_from_student_to_teacher'),
+    'gradient to the teacher': ('losses', 'match_size(student, teacher.detach())', 'match_size(student, teacher)',
+        'test_losses.py::test_no_gradient_reaches_the_teachers_features'),
+    'projections out of the optimizer': ('training', '[*model.parameters(), *method.projections.parameters()]', '[*model.parameters()]',
+        'test_training.py::test_projections_are_in_the_optimizer_and_learn'),
+    'projections out of the clip': ('clipping', '[(student + projections, norms.total)]', '[(student, norms.student)]',
+        'test_training.py::test_union_clips_student_and_projections_together'),
+    'clip after the step': ('training',
+        "    norms = clip_gradients(model.parameters(), method.projections.parameters(), spec.max_norm, spec.clipping)\n    optimizer.step()\n",
+        "    optimizer.step()\n    norms = clip_gradients(model.parameters(), method.projections.parameters(), spec.max_norm, spec.clipping)\n",
+        'test_training.py::test_the_clip_comes_between_backward_and_step'),
+    'cosine schedule by step': ('training', 'T_max=spec.epochs,', 'T_max=spec.epochs*14,', 'test_training.py::test_the_cosine_steps_once_an_epoch'),
+    'augmentation on validation': ('training', 'batches = data.plain_batches(images, labels, batch, *stats)',
+        'batches = ((x, y) for x, y, _ in data.batches(images, labels, batch, 0, 1, *stats))',
+        'test_training.py::test_evaluation_sees_images_unaugmented_and_in_order'),
+    'validation images in training': ('data', 'return order[size:].sort().values, order[:size].sort().values',
+        'return order.sort().values, order[:size].sort().values', 'test_training.py::test_validation_images_never_enter_training'),
+    'selection on test under v2': ('study', "'v2': 'validation_best'", "'v2': 'test_best'", 'test_study.py::test_v2_selects_by_validation_alone'),
+    'best epoch on test under v2': ('training', "judge = 'test' if spec.protocol == 'v1' else 'validation'", "judge = 'test'",
+        'test_training.py::test_v2_reports_the_best_validation_epoch_and_never_asks_the_test_set'),
+    'teacher in train mode': ('models', 'def train(self, mode=True): return super().train(False)', 'def train(self, mode=True): return super().train(True)',
+        'test_training.py::test_the_teacher_stays_in_eval_and_unchanged'),
+    'crop padding by reflection': ('data', 'padded = F.pad(images, (padding,) * 4)', "padded = F.pad(images.float(), (padding,) * 4, mode='reflect').byte()",
+        'test_data.py::test_crop_flip_is_torchvisions_random_crop_and_flip'),
+    'resumed run that reshuffles': ('data', 'np.random.default_rng((seed, epoch, _ORDER)).permutation(n)', 'np.random.default_rng().permutation(n)',
+        'test_resume.py::test_a_resumed_run_sees_the_batches_of_one_that_was_never_stopped'),
+    'momentum lost on resume': ('training', "'model': self.model, 'method': self.method, 'optimizer': self.optimizer,", "'model': self.model, 'method': self.method,",
+        'test_resume.py::test_a_resumed_run_sees_the_batches_of_one_that_was_never_stopped'),
+}
+
+
+@pytest.mark.parametrize('mistake', MUTANTS)
+def test_a_mistake_put_in_by_hand_is_caught(mistake, tmp_path):
+    module, right, wrong, test = MUTANTS[mistake]
+    for folder in 'kd_capacity', 'tests', 'workflow': shutil.copytree(ROOT/folder, tmp_path/folder, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT/name, tmp_path)
+    path = tmp_path/'kd_capacity'/f'{module}.py'
+    source = path.read_text()
+    assert source.count(right) == 1, f'{module}.py has changed: bring this mutant up to date'
+    path.write_text(source.replace(right, wrong))
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-x', '-p', 'no:xdist', f'tests/{test}'], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path), 'PYTHONDONTWRITEBYTECODE': '1'})
+    assert done.returncode == 1 and ' failed' in done.stdout, done.stdout + done.stderr

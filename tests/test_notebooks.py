@@ -1,0 +1,36 @@
+"""The notebooks are the source: package in step, committed clean."""
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    for name in 'nbs', 'kd_capacity': shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT/name, tmp_path)
+    for p in (tmp_path/'kd_capacity').glob('*.py'): p.unlink() if p.name != '__init__.py' else None
+    done = subprocess.run([sys.executable, '-c', 'from nbdev.export import nbdev_export; nbdev_export.__wrapped__()'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made, ours = ({p.name: p.read_text() for p in (root/'kd_capacity').glob('*.py')} for root in (tmp_path, ROOT))
+    assert made == ours, 'run make export'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_a_notebook_is_committed_clean(path):
+    nb = json.loads(path.read_text())
+    for cell in nb['cells']:
+        assert not cell.get('outputs') and cell.get('execution_count') is None, 'run make export'
+        assert set(cell['metadata']) <= {'tags'}
+    assert set(nb['metadata']) <= {'kernelspec'}
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'experiments').glob('*.ipynb')) + [ROOT/'nbs'/'report'/'analysis.ipynb'], ids=lambda p: p.name)
+def test_templates_have_their_parameters_cell(path):
+    assert sum('parameters' in c['metadata'].get('tags', []) for c in json.loads(path.read_text())['cells']) == 1
+    assert (path.parent/'.notest').exists()

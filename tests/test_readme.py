@@ -1,0 +1,46 @@
+"""Every command in the README is run: as written, or, where it would train for days, as far as it goes without training."""
+import os
+import re
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+
+BLOCKS = re.findall(r'(?m)^    (\S.*)$', (ROOT/'README.md').read_text())
+BY_CI = ['make demo', 'make test']  # .ci/run runs these two, and nothing else
+
+
+def shell(command, **more):
+    return subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **more})
+
+
+def test_ci_runs_the_two_commands_and_nothing_else():
+    lines = [line for line in (ROOT/'.ci'/'run').read_text().splitlines() if line and not line.startswith(('#', 'set ', 'cd '))]
+    assert lines == BY_CI and BLOCKS[:2] == BY_CI
+
+
+def test_the_single_run_as_written():
+    one = [c for c in BLOCKS if c.startswith(('. ', 'papermill '))]
+    assert len(one) == 3
+    done = shell(' && '.join(one))
+    assert done.returncode == 0, done.stderr
+    assert len(list((ROOT/'out').glob('*.ipynb'))) >= 2
+
+
+def test_make_plan_as_written():
+    done = shell(next(c for c in BLOCKS if c.startswith('make plan')))
+    assert done.returncode == 0 and '120 runs' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize('command, starts', [('make study PROFILE=paper-v2 JOBS=4', 'kd_capacity.study run paper-v2 --jobs 4'),
+                                             ('make report PROFILE=paper-v2', '_site/index.html'), ('make lab', 'jupyter lab'), ('make export', 'nbdev_export')])
+def test_what_would_train_for_days_or_open_a_window_names_its_program(command, starts):
+    assert command in (ROOT/'README.md').read_text()
+    done = shell(f'{command} --dry-run')
+    assert done.returncode == 0 and starts in done.stdout
+
+
+def test_no_command_is_left_untested():
+    tested = {*BY_CI, *(c for c in BLOCKS if c.startswith(('. ', 'papermill ', 'make plan'))), 'make study PROFILE=paper-v2 JOBS=4', 'make report PROFILE=paper-v2'}
+    assert set(BLOCKS) == tested
