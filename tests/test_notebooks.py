@@ -15,7 +15,7 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     for name in 'nbs', 'kd_capacity': shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT/name, tmp_path)
     for p in (tmp_path/'kd_capacity').glob('*.py'): p.unlink() if p.name != '__init__.py' else None
-    done = subprocess.run([sys.executable, '-c', 'from nbdev.export import nbdev_export; nbdev_export.__wrapped__()'], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()'], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     made, ours = ({p.name: p.read_text() for p in (root/'kd_capacity').glob('*.py')} for root in (tmp_path, ROOT))
     assert made == ours, 'run make export'
