@@ -1,7 +1,5 @@
 """Records: what a run leaves, and the table of all runs."""
 import json
-import os
-import shutil
 
 import numpy as np
 import pytest

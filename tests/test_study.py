@@ -1,7 +1,6 @@
 """The study: its graph, what is selected, what it costs, and Snakemake walking it."""
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +8,6 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from conftest import ROOT
 from kd_capacity import records, study
 from kd_capacity.config import UserError, profile, study_runs
 
