@@ -1,0 +1,259 @@
+"""The authors' archive: read as our own runs are, to the printed digit, and nothing in it is trusted."""
+import io
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, SHARED
+
+from kd_capacity import records, tables
+from kd_capacity.config import UserError
+
+ARCHIVE = SHARED/'reference'/'authors_runs.zip'
+COLUMN = {'validation_best': 'validation', 'test_best': 'test_best', 'test_final': 'test_final'}
+
+
+# --- a small archive in the same format
+
+def results(seed=0, kd='none', model='resnet18', teacher=None, epochs=3, bug=None, norms=True, accuracy=.95, **more):
+    rng = np.random.default_rng([seed, len(model), epochs, {'none': 0, 'logit': 1, 'feature': 2}[kd], bool(bug)])
+    def epoch(i):
+        r = {'epoch': i, 'val_acc': float(rng.uniform(.5, .9)), 'loss_ce': 1/i, 'loss_kd': 0.0 if kd == 'none' else .5, 'loss_total': float(rng.uniform()), 'train_acc': .9}
+        if kd == 'feature': r |= {'loss_mse': .1, 'loss_cos': .2}
+        if norms: r |= {'grad_norm_max': 5.0/i}
+        return r | ({'proj_grad_norm_max': .2/i} if bug else {})
+    d = {'model': model, 'teacher': teacher, 'kd_type': kd, 'alpha': 0.5, 'temperature': 4.0, 'feat_beta': 0.5, 'stem': 'cifar', 'seed': seed, 'epochs': epochs,
+         'best_val_acc': .91, 'best_val_epoch': 2, 'test_acc_best': accuracy, 'test_acc_final': accuracy - .01, 'history': [epoch(i + 1) for i in range(epochs)]}
+    if norms: d |= {'no_proj_clip': bool(bug), 'grad_norm_max_overall': 5.0, 'proj_grad_norm_max_overall': .2 if bug else 0.0}
+    return {**d, **more}
+
+
+def members():
+    "Two seeds of a small study, with the copies that the real archive has."
+    made = {}
+    pair = 'resnet50_to_resnet18'
+    for s in 0, 1:
+        made[f'runs/teachers/r50/seed{s}/results.json'] = results(s, model='resnet50', epochs=4, norms=False)
+        made[f'runs/final/baseline/resnet18/seed{s}/results.json'] = results(s, accuracy=.94 + s/100)
+        made[f'runs/stem_ablation/resnet18_cifar/seed{s}/results.json'] = results(s, accuracy=.94 + s/100)
+        made[f'runs/stem_ablation/resnet18_imagenet/seed{s}/results.json'] = results(s + 7, stem='imagenet', accuracy=.88) | {'seed': s}
+        for kd in 'logit', 'feature':
+            made[f'runs/final/{pair}_{kd}/seed{s}/results.json'] = results(s, kd, teacher='resnet50')
+            made[f'runs/final/{pair}_{kd}/seed{s}/fidelity.json'] = {'top1_agreement': .955, 'kl_t1': .2, 'kl_t4': .03}
+        made[f'runs/bug_ablation/{pair}/feature_bugged/a0.5/seed{s}/results.json'] = results(s, 'feature', teacher='resnet50', bug=True)
+    made[f'runs/select/{pair}/logit/a0.5_t4/seed0/results.json'] = results(0, 'logit', teacher='resnet50', norms=False)
+    made[f'runs/select/{pair}/logit/a0.3_t4/seed0/results.json'] = results(0, 'logit', teacher='resnet50', norms=False, epochs=5, alpha=.3)
+    return made
+
+
+def archive(path, found, **how):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+        for name, d in found.items(): z.writestr(name, d if isinstance(d, (str, bytes)) else json.dumps(d), **how)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path): return archive(tmp_path/'small.zip', members())
+
+
+def test_imported_runs_are_rows_like_ours(small):
+    runs = records.import_authors(small)
+    assert list(runs) == records.COLUMNS and len(runs) == 16
+    assert runs.dtypes.astype(str)[['seed', 'epochs', 'width', 'alpha', 'test_best']].tolist() == ['Int64', 'Int64', 'Int64', 'float64', 'float64']
+    assert set(runs.profile) == {'authors'} and set(runs.status) == {'complete'} and set(runs.data) == {'cifar10'} and set(runs.protocol) == {'v2'}
+    by = runs.set_index('run_id')
+    r = by.loc['authors/final/resnet50_to_resnet18_feature/seed1']
+    assert (r.stage, r.role, r.teacher, r.student, r.method, r.alpha, r.beta, r.clipping) == ('final', 'student', 'resnet50', 'resnet18', 'feature', .5, .5, 'union')
+    assert (r.test_best, r.test_final, r.validation_best, r.agreement, r.parameters) == (.95, .94, .91, .955, 11_173_962) and np.isnan(r.temperature)
+    t = by.loc['authors/teachers/r50/seed0']
+    assert (t.stage, t.role, t.teacher, t.parameters) == ('teacher', 'teacher', 'resnet50', 23_520_842) and pd.isna(t.student) and np.isnan(t.alpha)
+    assert by.groupby('stage').size().to_dict() == {'clipping': 2, 'final': 6, 'select': 2, 'stem': 4, 'teacher': 2}
+
+
+def test_what_the_archive_does_not_have_is_missing(small):
+    runs = records.import_authors(small)
+    assert runs[['seconds', 'images_per_second', 'device', 'deterministic', 'data_sha256', 'teacher_run', 'failure']].isna().all().all()
+    union = runs[(runs.method == 'feature') & (runs.clipping == 'union')]
+    assert union.norm_projections_max.isna().all() and union.norm_student_max.isna().all()  # the 0 in the archive was never measured
+    assert union.norm_total_max.tolist() == [5.0]*2
+    bug = runs[runs.clipping == 'student_only']
+    assert bug.norm_student_max.tolist() == [5.0]*2 and bug.norm_projections_max.tolist() == [.2]*2 and bug.norm_total_max.isna().all()
+
+
+def test_copies_are_marked_and_counted_once(small):
+    runs = records.import_authors(small)
+    copies = dict(runs[runs.duplicate_of.notna()][['run_id', 'duplicate_of']].values)
+    assert copies == {'authors/select/resnet50_to_resnet18/logit/a0.5_t4/seed0': 'authors/final/resnet50_to_resnet18_logit/seed0',
+                      **{f'authors/stem_ablation/resnet18_cifar/seed{s}': f'authors/final/baseline/resnet18/seed{s}' for s in (0, 1)}}
+    assert len(records.distinct(runs)) == 13 and records.distinct(runs).duplicate_of.isna().all()
+    shuffled = runs.sample(frac=1, random_state=0)
+    assert records.distinct(shuffled).run_id.tolist() == [r for r in shuffled.run_id if r not in copies]
+    assert len(records.distinct(runs[runs.stage == 'select'])) == 2 and len(records.distinct(runs[:0])) == 0
+    stems = tables.stem_ablation(runs)
+    assert stems[stems.stem == 'cifar'].n.tolist() == [2]
+
+
+def test_written_out_they_are_read_like_records(small, tmp_path):
+    runs = records.import_authors(small, tmp_path/'results')
+    pd.testing.assert_frame_equal(records.load_runs(tmp_path/'results'), runs)
+    bug = records.history('authors/bug_ablation/resnet50_to_resnet18/feature_bugged/a0.5/seed0', tmp_path/'results')
+    assert list(bug) == records.HISTORY and bug.norm_student_max.tolist() == [5, 2.5, 5/3] and bug.loss_cosine.tolist() == [.2]*3
+    assert bug[['lr', 'seconds', 'test_accuracy', 'norm_student_mean']].isna().all().all()
+    base = records.history('authors/final/baseline/resnet18/seed0', tmp_path/'results')
+    assert base.loss_kd.isna().all() and base.norm_total_max.tolist() == base.norm_student_max.tolist()
+    env = records.read_record(runs.run_id[0], tmp_path/'results')['environment']
+    assert env['archive'] == 'small.zip' and len(env['archive_sha256']) == 64 and env['imported_from'].endswith('results.json')
+    assert len(tables.curves(runs[runs.stage == 'final'], tmp_path/'results')) == 18
+
+
+def test_an_import_replaces_the_earlier_one_and_nothing_else(small, tmp_path):
+    results = tmp_path/'results'
+    records.import_authors(small, results)
+    fewer = {n: d for n, d in members().items() if 'final' in n}
+    records.import_authors(archive(tmp_path/'fewer.zip', fewer), results)
+    assert len(records.load_runs(results)) == 6 and [p.name for p in results.iterdir()] == ['authors']
+    records.write_record({'run_id': 'authors/mine', 'spec': {}, 'environment': {'device': 'cpu'}}, results)
+    with pytest.raises(UserError, match='runs of your own'): records.import_authors(small, results)
+    assert len(records.load_runs(results)) == 7
+
+
+def test_without_into_nothing_is_written(small, tmp_path):
+    before = sorted(tmp_path.rglob('*'))
+    records.import_authors(small)
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+# --- what is not the authors' archive
+
+FINAL = 'runs/final/baseline/resnet18/seed0/results.json'
+BAD = {
+    'absolute path': ({'/etc/x/results.json': results()}, 'points outside'), 'parent path': ({'runs/final/../../x/seed0/results.json': results()}, 'points outside'),
+    'windows parent': ({'runs\\..\\final/results.json': results()}, 'points outside'), 'drive': ({'C:/final/results.json': results()}, 'points outside'),
+    'a parent path beside good ones': ({FINAL: results(), '../../.bashrc': 'x'}, 'points outside'), 'strange name': ({'final/a b/results.json': results()}, 'no name for a run'),
+    'no runs': ({'README.md': 'x'}, 'holds no results.json'), 'empty': ({}, 'holds no results.json'), 'foreign results': ({'a/results.json': results()}, 'holds no results.json'),
+    'not JSON': ({FINAL: '{"model": '}, 'not JSON'), 'not text': ({FINAL: b'\xff\xfe\x00'}, 'not JSON'), 'a list': ({FINAL: '[1]'}, 'not a JSON object'),
+    'deep': ({FINAL: '['*200_000}, 'not JSON'), 'NaN': ({FINAL: json.dumps(results(test_acc_best=float('nan')))}, 'NaN is no number'),
+    'infinite': ({FINAL: json.dumps(results()).replace('0.95', '1e999')}, '1e999 is no number'),
+    'no accuracy': ({FINAL: {k: v for k, v in results().items() if k != 'test_acc_best'}}, 'has no test_acc_best'),
+    'percent': ({FINAL: results(test_acc_best=95.2)}, 'test_acc_best = 95.2'), 'text': ({FINAL: results(test_acc_best='0.95')}, 'is not valid'),
+    'true': ({FINAL: results(test_acc_final=True)}, 'test_acc_final = True'), 'unknown model': ({FINAL: results(model='<script>')}, 'model'),
+    'model is a list': ({FINAL: results() | {'model': ['resnet18']}}, 'model'), 'unknown method': ({FINAL: results() | {'kd_type': 'magic'}}, 'kd_type'),
+    'negative seed': ({FINAL: results() | {'seed': -1}}, 'seed = -1'), 'another seed': ({FINAL: results() | {'seed': 3}}, 'holds seed 3'),
+    'epochs cut off': ({FINAL: results() | {'epochs': 100}}, '3 epochs of 100'), 'history is text': ({FINAL: results(history='long')}, 'history'),
+    'epoch without accuracy': ({FINAL: results(history=[{'epoch': 1}], epochs=1)}, 'has no val_acc'), 'teacher without method': ({FINAL: results(teacher='resnet50')}, 'do not go together'),
+    'one name twice': ({f'a/{FINAL}': results(), f'b/{FINAL}': results()}, 'same name'),
+    'fidelity': ({FINAL: results(), FINAL.replace('results', 'fidelity'): {'kl_t1': 1}}, 'has no top1_agreement')}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_a_bad_archive_is_one_sentence_and_nothing_on_disk(name, tmp_path):
+    found, says = BAD[name]
+    path = archive(tmp_path/'bad.zip', found)
+    with pytest.raises(UserError) as e: records.import_authors(path, tmp_path/'results')
+    assert says in str(e.value) and 'bad.zip' in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 400
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_bomb_is_not_opened(tmp_path, monkeypatch):
+    bomb = archive(tmp_path/'bomb.zip', {FINAL: b' '*(records.MEMBER_BYTES + 1)})
+    assert bomb.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match='more than 8 MiB'): records.import_authors(bomb)
+    lying = bytearray(bomb.read_bytes())  # the same, with a small size in its directory
+    at = lying.rindex(b'PK\x01\x02')
+    lying[at + 24:at + 28] = struct.pack('<I', 10)
+    (tmp_path/'lying.zip').write_bytes(lying)
+    with pytest.raises(UserError, match='cannot be imported'): records.import_authors(tmp_path/'lying.zip')
+    monkeypatch.setattr(records, 'ARCHIVE_BYTES', 1000)
+    with pytest.raises(UserError, match='more than 0 MiB'): records.import_authors(archive(tmp_path/'many.zip', members()))
+    monkeypatch.setattr(records, 'MEMBERS', 3)
+    with pytest.raises(UserError, match='more than 3'): records.import_authors(archive(tmp_path/'many.zip', dict.fromkeys('abcd', '')))
+
+
+@pytest.mark.filterwarnings('ignore:Duplicate name')
+def test_broken_files_are_one_sentence(small, tmp_path):
+    whole, bad = small.read_bytes(), tmp_path/'bad.zip'
+    for cut in 0, 10, len(whole)//2, len(whole) - 1:
+        bad.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match='cannot be imported'): records.import_authors(bad)
+    for seed in range(40):  # bytes flipped anywhere: either the same runs or one sentence
+        rng = np.random.default_rng(seed)
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(len(damaged), size=8)] ^= rng.integers(1, 256, size=8).astype(np.uint8)
+        bad.write_bytes(damaged.tobytes())
+        try: runs = records.import_authors(bad)
+        except UserError as e: assert 'cannot be imported' in str(e)
+        else: assert set(runs.test_best) <= set(records.import_authors(small).test_best)
+    for path in tmp_path, tmp_path/'nothing.zip':
+        with pytest.raises(UserError, match='cannot be imported'): records.import_authors(path)
+    twice = io.BytesIO()
+    with zipfile.ZipFile(twice, 'w') as z:
+        for accuracy in .1, .9: z.writestr(FINAL, json.dumps(results(accuracy=accuracy)))
+    bad.write_bytes(twice.getvalue())
+    with pytest.raises(UserError, match='same name'): records.import_authors(bad)
+
+
+def test_command_line(small, tmp_path, capsys):
+    assert records.main(['import', str(small), '--results', str(tmp_path/'r')]) is None
+    assert '16 runs imported, 13 distinct trainings' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='there is no such file'): records.main(['import', str(tmp_path/'no.zip'), '--results', str(tmp_path/'r')])
+
+
+# --- the authors' own archive: read from ../shared, skipped where that is not beside the checkout
+
+@pytest.fixture(scope='module')
+def theirs():
+    if not ARCHIVE.exists(): pytest.skip(f'../shared/reference/{ARCHIVE.name} is not beside this checkout: the published tables cannot be recomputed')
+    return records.import_authors(ARCHIVE)
+
+
+def cell_of(runs, row):
+    "The runs behind a row of published_v2.csv, each training once."
+    stage = {'teacher': 'teacher', 'baseline': 'final', 'student': 'final', 'clipping_bug': 'clipping', 'stem': 'stem'}[row.quantity]
+    found = runs[(runs.stage == stage) & (runs.method == row.method) & (runs.stem == row.stem)]
+    network = found.teacher if row.quantity == 'teacher' else found.student
+    found = found[network == row.student]
+    return records.distinct(found if pd.isna(row.teacher) else found[found.teacher == row.teacher])
+
+
+def test_126_runs_are_111_trainings(theirs):
+    assert (len(theirs), len(records.distinct(theirs)), int(theirs.duplicate_of.notna().sum())) == (126, 111, 15)
+    copies = theirs[theirs.duplicate_of.notna()].merge(theirs, left_on='duplicate_of', right_on='run_id', suffixes=('', '_of'))
+    assert len(copies) == 15 and (copies.test_best == copies.test_best_of).all() and (copies.seed == copies.seed_of).all()
+    assert theirs.groupby('stage').size().to_dict() == {'clipping': 5, 'final': 50, 'select': 48, 'stem': 14, 'teacher': 9}
+
+
+def printed(x): return np.nan if pd.isna(x) else float(f'{x:.2f}')
+
+
+def test_every_published_cell_comes_out_to_the_printed_digit(theirs):
+    paper = pd.read_csv(ROOT/'results'/'published'/'published_v2.csv')
+    wrong, compared = [], 0
+    for row in paper.itertuples():
+        found = cell_of(theirs, row)
+        assert len(found) == row.seeds, row
+        for mine, its in COLUMN.items():
+            x = 100*found[mine]
+            for what, value in (('mean', x.mean()), ('std', x.std(ddof=1))):
+                said, compared = getattr(row, f'{its}_{what}'), compared + 1
+                if not (np.isnan(said) and pd.isna(value)) and abs(said - value) > .005 + 1e-9: wrong.append((row.quantity, row.teacher, row.student, row.method, its, what, said, value))
+                elif not np.isnan(said) and printed(value) != said: assert abs(abs(said - value) - .005) < 1e-9  # exactly half a digit: either way of rounding
+    assert (wrong, compared) == ([], 6*len(paper))
+
+
+def test_published_configurations_are_the_selected_ones(theirs):
+    paper = records.published('v2')
+    for row in paper[paper.quantity == 'student'].itertuples():
+        found = cell_of(theirs, row)
+        assert found.alpha.unique().tolist() == [row.alpha]
+        tried = theirs[(theirs.stage == 'select') & (theirs.teacher == row.teacher) & (theirs.student == row.student) & (theirs.method == row.method)]
+        best = tried.loc[tried.validation_best.idxmax()]
+        assert (best.alpha, best.temperature if row.method == 'logit' else None) == (row.alpha, row.temperature if row.method == 'logit' else None)
+
+
+def test_the_authors_archive_becomes_a_results_folder(theirs, tmp_path):
+    pd.testing.assert_frame_equal(records.import_authors(ARCHIVE, tmp_path), theirs)
+    pd.testing.assert_frame_equal(records.load_runs(tmp_path), theirs)
+    assert len(tables.curves(theirs[theirs.stage == 'final'], tmp_path)) == 50*100
