@@ -41,22 +41,22 @@ def weights_sha256(state_dict # name -> tensor
         h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/05_checkpoint.ipynb #060e2839
+# %% ../nbs/05_checkpoint.ipynb #fb6c4f71
 def random_states():
     "States of Python's, NumPy's and torch's generators, as tensors and plain values."
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
-    return {'python': [version, list(internal), gauss_next],
+    return {'python': [version, torch.tensor(internal), gauss_next],
             'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
             'torch': torch.get_rng_state(),
             'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
-# %% ../nbs/05_checkpoint.ipynb #d9b82154
+# %% ../nbs/05_checkpoint.ipynb #6b3fa492
 def set_random_states(states # from `random_states`
                      ):
     "Put all generators back to `states`."
     version, internal, gauss_next = states['python']
-    random.setstate((version, tuple(internal), gauss_next))
+    random.setstate((version, tuple(internal.tolist()), gauss_next))
     kind, keys, position, has_gauss, gauss = states['numpy']
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states['torch'].cpu())

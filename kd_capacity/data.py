@@ -6,13 +6,14 @@
 __all__ = ['SOURCES', 'Dataset', 'content_hash', 'make_dataset', 'digits', 'cifar10', 'image_folder', 'load', 'split',
            'epoch_order', 'augmentation', 'crop_flip', 'normalize', 'batches', 'plain_batches']
 
-# %% ../nbs/01_data.ipynb #bd5f0bd1
+# %% ../nbs/01_data.ipynb #fe9335e6
 import hashlib
 import os
 import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def _check_part(name, part, images, labels, num_classes):
         raise UserError(f"data set {name!r}: the {part} labels run from {int(labels.min())} to {int(labels.max())}; "
                         f"with {num_classes} classes give 0 to {num_classes - 1}")
 
-# %% ../nbs/01_data.ipynb #7bc40911
+# %% ../nbs/01_data.ipynb #98c885d7
 def make_dataset(name: str,   # a key of `SOURCES`
                  train,       # (images uint8 (N, C, H, W), labels (N,)), arrays or tensors
                  test,        # the same for the test images
@@ -77,7 +78,8 @@ def make_dataset(name: str,   # a key of `SOURCES`
     "A checked and hashed `Dataset` on the CPU."
     tensors = []
     for part, (images, labels) in {'train': train, 'test': test}.items():
-        images, labels = torch.as_tensor(images).contiguous(), torch.as_tensor(labels).long()
+        # clone: a grey image counts as contiguous with several strides, and torch picks its kernels, so the last bits, by them
+        images, labels = torch.as_tensor(images).clone(memory_format=torch.contiguous_format), torch.as_tensor(labels).long()
         _check_part(name, part, images, labels, len(classes))
         tensors += [images, labels]
     if tensors[0].shape[1:] != tensors[2].shape[1:]:
@@ -85,12 +87,32 @@ def make_dataset(name: str,   # a key of `SOURCES`
                         f"test images {tuple(tensors[2].shape[1:])}; give both one size")
     return Dataset(name, *tensors, tuple(classes), content_hash(*tensors))
 
-# %% ../nbs/01_data.ipynb #c4335967
-def digits(root=None, # must be None: these images come with scikit-learn
-          ) -> Dataset:
-    "scikit-learn's digits, grey levels 0..16 stretched to 0..255: 1,000 for training, 797 for testing."
-    if root is not None:
-        raise UserError(f"data 'digits' comes with scikit-learn, but was given the folder {str(root)!r}; leave the folder out")
+# %% ../nbs/01_data.ipynb #f58ee1b6
+_CACHE_VERSION = 1 # raise it when decoding changes
+
+def _read_cache(path, name, classes, listing):
+    "The cached `Dataset`, or None where there is none, it is out of date, or (with a warning) it is damaged."
+    try:
+        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as stored:
+            if str(stored['listing']) != listing: return None
+            images, labels, test_images, test_labels = (stored[name] for name in _TENSORS)
+            expected = str(stored['sha256'])
+        dataset = make_dataset(name, (images, labels), (test_images, test_labels), classes)
+        if dataset.sha256 == expected: return dataset
+        problem = 'its hash does not match'
+    except FileNotFoundError: return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error: problem = error
+    warnings.warn(f'the cache {path} is damaged ({problem}): reading the images again')
+
+# %% ../nbs/01_data.ipynb #b628b389
+def _write_cache(path, dataset, listing):
+    "Keep a decoded `Dataset`; all of it or nothing."
+    arrays = {name: getattr(dataset, name).numpy() for name in _TENSORS}
+    with atomic(path) as temporary, open(temporary, 'wb') as file:
+        np.savez(file, **arrays, listing=listing, sha256=dataset.sha256)
+
+# %% ../nbs/01_data.ipynb #0afc0a34
+def _read_digits():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     raw = load_digits()
@@ -98,6 +120,18 @@ def digits(root=None, # must be None: these images come with scikit-learn
     train, test, train_y, test_y = train_test_split(images, raw.target, test_size=797, stratify=raw.target,
                                                     random_state=0)  # every run of every study: the same split
     return make_dataset('digits', (train, train_y), (test, test_y), '0123456789')
+
+# %% ../nbs/01_data.ipynb #c1f77582
+def digits(root=None, # must be None: these images come with scikit-learn
+          ) -> Dataset:
+    "scikit-learn's digits, grey levels 0..16 stretched to 0..255: 1,000 for training, 797 for testing."
+    if root is not None:
+        raise UserError(f"data 'digits' comes with scikit-learn, but was given the folder {str(root)!r}; leave the folder out")
+    path, listing = data_dir() / 'cache' / 'digits.npz', f'cache {_CACHE_VERSION}, scikit-learn {version("scikit-learn")}'
+    if cached := _read_cache(path, 'digits', '0123456789', listing): return cached
+    dataset = _read_digits()
+    _write_cache(path, dataset, listing)
+    return dataset
 
 # %% ../nbs/01_data.ipynb #f3fd0abc
 def _one_at_a_time(path):
@@ -181,9 +215,7 @@ def _read_images(paths):
         images[i] = pixels
     return np.moveaxis(images, 3, 1)
 
-# %% ../nbs/01_data.ipynb #f76d9a86
-_CACHE_VERSION = 1 # raise it when decoding changes
-
+# %% ../nbs/01_data.ipynb #28d26052
 def _listing(root, paths):
     "SHA-256 over relative path, size in bytes and modification time in ns of every file."
     lines = [f'cache {_CACHE_VERSION}']
@@ -199,29 +231,7 @@ def _cache_path(root):
     if os.access(root, os.W_OK): return root / '.kd_capacity.npz'
     return data_dir() / 'cache' / f'image_folder-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.npz'
 
-# %% ../nbs/01_data.ipynb #d31fff5b
-def _read_cache(path, classes, listing):
-    "The cached `Dataset`, or None where there is none, it is out of date, or (with a warning) it is damaged."
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored['listing']) != listing: return None
-            images, labels, test_images, test_labels = (stored[name] for name in _TENSORS)
-            expected = str(stored['sha256'])
-        dataset = make_dataset('image_folder', (images, labels), (test_images, test_labels), classes)
-        if dataset.sha256 == expected: return dataset
-        problem = 'its hash does not match'
-    except FileNotFoundError: return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error: problem = error
-    warnings.warn(f'the cache {path} is damaged ({problem}): decoding the images again')
-
-# %% ../nbs/01_data.ipynb #b628b389
-def _write_cache(path, dataset, listing):
-    "Keep a decoded `Dataset`; all of it or nothing."
-    arrays = {name: getattr(dataset, name).numpy() for name in _TENSORS}
-    with atomic(path) as temporary, open(temporary, 'wb') as file:
-        np.savez(file, **arrays, listing=listing, sha256=dataset.sha256)
-
-# %% ../nbs/01_data.ipynb #217b6deb
+# %% ../nbs/01_data.ipynb #0ffde9d2
 def image_folder(root=None, # ROOT of the layout above; None: the environment variable KD_IMAGE_FOLDER
                 ) -> Dataset:
     "Images of one size in ROOT/train/<class>/ and ROOT/test/<class>/, as RGB; classes sorted by name."
@@ -232,7 +242,7 @@ def image_folder(root=None, # ROOT of the layout above; None: the environment va
     (train, train_y), (test, test_y) = (_list_images(root, part, classes) for part in ('train', 'test'))
     path, listing = _cache_path(root), _listing(root, train + test)
     with _one_at_a_time(path):
-        if cached := _read_cache(path, classes, listing): return cached
+        if cached := _read_cache(path, 'image_folder', classes, listing): return cached
         images = _read_images(train + test)
         dataset = make_dataset('image_folder', (images[:len(train)], train_y), (images[len(train):], test_y), classes)
         _write_cache(path, dataset, listing)

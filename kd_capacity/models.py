@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['ARCHS', 'STEMS', 'BasicBlock', 'Bottleneck', 'ResNet', 'resnet', 'forward_flops', 'FrozenTeacher', 'frozen']
 
-# %% ../nbs/02_models.ipynb #3d350562
+# %% ../nbs/02_models.ipynb #55b16a4e
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .config import one_of
 
@@ -127,7 +126,7 @@ def resnet(arch: str,           # a key of `ARCHS`
     block, depths = ARCHS[one_of('arch', arch, ARCHS)]
     return ResNet(block, depths, num_classes, one_of('stem', stem, STEMS), width, in_channels)
 
-# %% ../nbs/02_models.ipynb #7440cb2d
+# %% ../nbs/02_models.ipynb #b097adde
 def forward_flops(arch: str,         # a key of `ARCHS`
                   image_shape,       # (channels, height, width)
                   num_classes: int=10,
@@ -135,6 +134,7 @@ def forward_flops(arch: str,         # a key of `ARCHS`
                   width: int=64,     # channels of the stem
                  ) -> int:
     "Floating-point operations of one image's forward pass; a training step is about three of them."
+    from torch.utils.flop_counter import FlopCounterMode  # half a second that only plans need
     with torch.device('meta'), FlopCounterMode(display=False) as counter:
         resnet(arch, num_classes, stem, width, image_shape[0]).eval()(torch.empty(1, *image_shape))
     return counter.get_total_flops()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kd_capacity import data
 from kd_capacity.config import UserError
 from kd_capacity.data import (augmentation, batches, crop_flip, epoch_order, image_folder, load, make_dataset, normalize,
                               plain_batches, split)
@@ -418,7 +419,7 @@ def leave_an_array_out(cache):
 def test_a_damaged_cache_is_noticed_and_made_again(folder, damage):
     expected, cache = image_folder(folder).sha256, folder / '.kd_capacity.npz'
     damage(cache)
-    with pytest.warns(UserWarning, match='is damaged .* decoding the images again'):
+    with pytest.warns(UserWarning, match='is damaged .* reading the images again'):
         assert image_folder(folder).sha256 == expected
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -509,3 +510,16 @@ def test_real_images_load(tmp_path):
     mean, std = dataset.channel_stats()
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=0.08, rtol=0)  # of CIFAR-10
     torch.testing.assert_close(std, torch.tensor([0.2470, 0.2435, 0.2616]), atol=0.05, rtol=0)
+
+
+def test_the_digits_are_kept_and_a_damaged_copy_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv('KD_DATA', str(tmp_path))
+    made = load('digits')
+    kept = tmp_path/'cache'/'digits.npz'
+    assert kept.exists()
+    with monkeypatch.context() as m:
+        m.setattr(data, '_read_digits', lambda: pytest.fail('read from scikit-learn although kept'))
+        assert load('digits').sha256 == made.sha256 and load('digits').name == 'digits'
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match='damaged'): assert load('digits').sha256 == made.sha256
+    assert load('digits').train_images.stride() == made.train_images.stride() == (64, 64, 8, 1)  # strides decide kernels, and so bits

@@ -15,9 +15,9 @@ from kd_capacity import records
 from kd_capacity.config import UserError, run_spec
 from kd_capacity.training import train
 
-# forkserver: torch (and what its optimizers import on first use) is imported once, each run is a process that can be killed
+# forkserver: torch is imported once, each run is a process that can be killed
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['kd_capacity.training', 'torch._dynamo', 'sklearn.datasets'])
+processes.set_forkserver_preload(['kd_capacity.training'])
 
 
 def _train(spec, results, log=None):

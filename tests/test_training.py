@@ -21,9 +21,9 @@ def baseline(**more): return replace(run_spec('demo', 'baseline', student='resne
 def spy(monkeypatch):
     "Records what train_step is given and leaves behind: (arguments, student's weights before and after, result) for each step."
     seen, real = [], training.train_step
-    def step(model, teacher, method, optimizer, spec, x, y):
+    def step(model, teacher, method, optimizer, spec, lr, x, y):
         before = {k: v.detach().clone() for k, v in model.named_parameters()}
-        out = real(model, teacher, method, optimizer, spec, x, y)
+        out = real(model, teacher, method, optimizer, spec, lr, x, y)
         seen.append(dict(model=model, teacher=teacher, method=method, optimizer=optimizer, x=x, y=y, before=before, out=out,
                          gradients={k: v.grad.clone() for k, v in model.named_parameters()},
                          teacher_mode=teacher and any(m.training for m in teacher.modules()), mode=model.training))
@@ -34,7 +34,7 @@ def spy(monkeypatch):
 
 def test_projections_are_in_the_optimizer_and_learn(teacher, student_spec, spy):
     train(student_spec('feature', epochs=1), teacher[0])
-    ours = {id(p) for g in spy[0]['optimizer'].param_groups for p in g['params']}
+    ours = {id(p) for p in spy[0]['optimizer'].parameters}
     projections = list(spy[0]['method'].projections.parameters())
     assert len(projections) == 4 and all(id(p) in ours for p in projections)
     assert all(id(p) in ours for p in spy[0]['model'].parameters())
