@@ -238,7 +238,7 @@ def _parameters(arch, stem):
     from kd_capacity import models
     with torch.device('meta'): return sum(p.numel() for p in models.resnet(arch, 10, stem).parameters())
 
-# %% ../nbs/07_records.ipynb #7813996b
+# %% ../nbs/07_records.ipynb #43a453d5
 _originals = 'final', 'teacher', 'clipping', 'select', 'stem'  # the first of these is the original
 
 def _training(record, history):
@@ -257,6 +257,7 @@ def _mark_duplicates(runs):
 def distinct(runs # DataFrame of `load_runs` or `import_authors`
             ):
     "Each training once: without the runs whose original, or another copy of it, is there too."
+    if 'duplicate_of' not in runs: return runs
     copy = runs.duplicate_of.notna()
     order = np.argsort(copy.to_numpy(), kind='stable')  # originals before copies
     training = runs.duplicate_of.where(copy, runs.run_id).iloc[order]
