@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLUMNS', 'STUDENTS', 'PARAMETERS', 'MEASURES', 'summary',
-           'Estimate', 'contrast', 'difference', 'Cell', 'cells', 'paired', 'Bootstrap', 'bootstrap_gain',
-           'permutation_p', 'smallest_p', 'adjusted', 'hedges_g', 'notes', 'gain_table', 'gain_table_from_summary',
-           'with_adjusted_intervals', 'moderation', 'moderation_pooled', 'moderation_regression', 'student_sizes',
-           'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary', 'equivalence',
-           'clipping_equivalence', 'power', 'detectable', 'seeds_needed', 'power_curve', 'pooled_std', 'noise_optimism',
-           'selection_optimism', 'mean_optimism', 'sensitivity', 'closeness', 'fidelity_tests', 'McNemar', 'mcnemar',
-           'calibration_error']
+           'Estimate', 'contrast', 'difference', 'Cell', 'Rows', 'as_rows', 'cells', 'paired', 'Bootstrap',
+           'bootstrap_gain', 'permutation_p', 'smallest_p', 'adjusted', 'hedges_g', 'notes', 'gain_table',
+           'gain_table_from_summary', 'with_adjusted_intervals', 'moderation', 'moderation_pooled',
+           'moderation_regression', 'student_sizes', 'gain_by_size', 'moderation_table', 'Equivalence',
+           'equivalence_from_summary', 'equivalence', 'clipping_equivalence', 'power', 'detectable', 'seeds_needed',
+           'power_curve', 'pooled_std', 'noise_optimism', 'selection_optimism', 'mean_optimism', 'sensitivity',
+           'closeness', 'fidelity_tests', 'McNemar', 'mcnemar', 'calibration_error']
 
-# %% ../nbs/12_statistics.ipynb #1e9624f4
+# %% ../nbs/12_statistics.ipynb #081f8133
 import warnings
 from dataclasses import fields
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -38,14 +39,18 @@ def _varies(x, axis=-1):
     "Whether the values differ by more than rounding."
     return np.ptp(np.asarray(x, float), axis=axis) > 1e-11
 
-# %% ../nbs/12_statistics.ipynb #a4ba4209
+# %% ../nbs/12_statistics.ipynb #84d5bfd5
+def _moments(values):
+    "n, mean and std in percent of fractions; a std of 0 where they differ by no more than rounding."
+    x = 100*_known(values); n = len(x)
+    return n, x.mean() if n else np.nan, np.nan if n < 2 else x.std(ddof=1) if _varies(x/100) else 0.
+
 def summary(values,           # accuracies of a cell, fractions
             confidence=0.95): # of the mean's interval
     "n, mean and std in percent, and the mean's interval (NaN where n < 2 or nothing varies)."
-    x = 100*_known(values); n = len(x)
-    std = x.std(ddof=1) if n > 1 and _varies(x/100) else 0. if n > 1 else np.nan
-    low, high = stats.t.interval(confidence, n - 1, x.mean(), std/n**0.5) if n > 1 and std > 0 else (np.nan, np.nan)
-    return {'n': n, 'mean': x.mean() if n else np.nan, 'std': std, 'mean_low': low, 'mean_high': high}
+    n, mean, std = _moments(values)
+    low, high = stats.t.interval(confidence, n - 1, mean, std/n**0.5) if std > 0 else (np.nan, np.nan)
+    return {'n': n, 'mean': mean, 'std': std, 'mean_low': low, 'mean_high': high}
 
 # %% ../nbs/12_statistics.ipynb #595115be
 class Estimate(NamedTuple):
@@ -76,14 +81,14 @@ def contrast(weights,          # (k,), one a cell
     estimate, half = (w*mean).sum(0), stats.t.ppf((1 + confidence)/2, df)*se
     return Estimate(*(v[()] for v in (estimate, se, df, estimate - half, estimate + half, 2*stats.t.sf(abs(estimate/se), df))))
 
-# %% ../nbs/12_statistics.ipynb #9502958f
+# %% ../nbs/12_statistics.ipynb #2e301571
 def difference(a,                # accuracies of a cell, fractions
                b,                # accuracies of the cell it is compared with
                confidence=0.95):
     "Mean of `a` minus mean of `b` in pp, Welch's interval (NaN if a cell has under two runs or nothing varies), size of `b`."
-    a, b = summary(a), summary(b)
-    d = contrast([1, -1], *([a[k], b[k]] for k in ('n', 'mean', 'std')), confidence)
-    return {'gain': d.estimate, 'ci_low': d.ci_low, 'ci_high': d.ci_high, 'n_baseline': b['n']}
+    a, b = _moments(a), _moments(b)
+    d = contrast([1, -1], *zip(a, b), confidence)
+    return {'gain': d.estimate, 'ci_low': d.ci_low, 'ci_high': d.ci_high, 'n_baseline': b[0]}
 
 # %% ../nbs/12_statistics.ipynb #cdb4bb3e
 OF_DISTILLATION = 'alpha', 'temperature', 'beta', 'normalize', 'clipping', 'max_norm', 'teacher_run'
@@ -101,80 +106,108 @@ class Cell(NamedTuple):
     settings: int         # equal for cells with equal settings
     remarks: list         # texts
 
-# %% ../nbs/12_statistics.ipynb #ce85c69b
-def _keyed(runs, metric):
-    "Each run once, its `accuracy` (NaN if it is no fraction) and the numbers of its settings, without and with those of distillation."
+# %% ../nbs/12_statistics.ipynb #cd2648ae
+class Rows(NamedTuple):
+    "Runs, each once, and what decides which of them form a cell, as arrays (runs,)."
+    runs: pd.DataFrame
+    accuracy: np.ndarray  # fraction; NaN where there is none
+    seed: np.ndarray
+    shared: np.ndarray    # number of the settings that a baseline has too
+    every: np.ndarray     # number of all settings but the seed
+
+def _number(runs, columns):
+    "Equal rows, equal numbers; a missing value is a value like others."
+    return runs.groupby(columns, dropna=False, sort=False).ngroup().to_numpy() if columns else np.zeros(len(runs), int)
+
+def as_rows(runs,   # DataFrame of `records.load_runs`
+            metric): # a key of METRICS
+    "The `Rows` of a table of runs; what is no fraction in [0, 1] is no accuracy."
     one_of('metric', metric, tuple(METRICS))
     for name in ('role', 'teacher', 'student', 'method', metric):
         if name not in runs: raise UserError(f'The table of runs has no column {name!r}; pass what records.load_runs returns.')
     if 'run_id' in runs: runs = runs[~runs.run_id.duplicated() | runs.run_id.isna()]
     runs = runs.reset_index(drop=True)
     x = pd.to_numeric(runs[metric], errors='coerce').astype(float)
-    number = lambda columns: runs.groupby(columns, dropna=False, sort=False).ngroup() if columns else 0
     shared, own = ([c for c in names if c in runs] for names in (OF_ANY_RUN, OF_DISTILLATION))
-    seed = runs.seed if 'seed' in runs else pd.NA
-    return runs.assign(seed=seed, accuracy=x.where(x.between(0, 1)), _shared=number(shared), _all=number(shared + own))
+    seed = runs.seed.to_numpy(object) if 'seed' in runs else np.full(len(runs), None)
+    return Rows(runs, x.where(x.between(0, 1)).to_numpy(float), seed, _number(runs, shared), _number(runs, shared + own))
 
-def _of_stage(runs, stage):
-    if stage is None or 'stage' not in runs: return runs
-    return runs[runs.stage.eq(stage)]
+# %% ../nbs/12_statistics.ipynb #9ab51020
+def _where(runs, stage=None, **values):
+    "Positions of the rows with these values; a table without stages is all of one stage."
+    keep = np.ones(len(runs), bool)
+    if stage is not None and 'stage' in runs: keep &= runs.stage.eq(stage).fillna(False).to_numpy(bool)
+    for name, v in values.items(): keep &= runs[name].eq(v).fillna(False).to_numpy(bool)
+    return np.flatnonzero(keep)
 
-# %% ../nbs/12_statistics.ipynb #7e182cb0
+def _groups(runs, i, by):
+    "(names, positions) of each group among the positions `i`, in order of appearance."
+    if not len(i): return []
+    order = i[np.argsort(_number(runs.iloc[i], by), kind='stable')]
+    number = _number(runs.iloc[order], by)
+    parts = np.split(order, np.flatnonzero(np.diff(number)) + 1)
+    names = runs[by].iloc[[p[0] for p in parts]].itertuples(index=False, name=None)
+    return list(zip(names, parts))
+
 def _differing(rows, columns):
     "'alpha 0.5, 0.9; epochs 3, 100': the columns in which rows differ, and how."
     known = [c for c in columns if c in rows and rows[c].nunique(dropna=False) > 1]
-    return '; '.join(f'{c} {", ".join(map(str, rows[c].drop_duplicates()))}' for c in known)
+    return '; '.join(f'{c} {_listed(rows[c])}' for c in known)
 
-def _without_ablations(rows, remarks):
+def _listed(values): return ', '.join(map(str, pd.unique(pd.Series(values))))
+
+# %% ../nbs/12_statistics.ipynb #032f89be
+def _without_ablations(rows, i, remarks):
     for column, main in _main.items():
-        if column not in rows or not rows[column].eq(main).any(): continue
-        other = rows[~rows[column].eq(main)]
-        if len(other): remarks.append(f'left out: {column} {", ".join(map(str, other[column].unique()))}')
-        rows = rows[rows[column].eq(main)]
-    return rows
+        if column not in rows.runs: continue
+        values = rows.runs[column].to_numpy()[i]
+        is_main = np.array([v == main for v in values], bool)
+        if is_main.any() and not is_main.all():
+            remarks.append(f'left out: {column} {_listed(values[~is_main])}')
+            i = i[is_main]
+    return i
 
-def _by_seed(rows, key, who, remarks):
+def _by_seed(rows, i, key, who, remarks):
     "Accuracies by seed; none, with a remark, where the rows are not of one configuration or a seed has two results."
-    used = rows[rows.accuracy.notna()]
-    if len(used) < len(rows): remarks.append(f'{who}{len(rows) - len(used)} of {len(rows)} without accuracy left out')
-    if used[key].nunique() > 1:
-        remarks.append(f'{who}several configurations, not pooled: {_differing(used, OF_ANY_RUN + OF_DISTILLATION)}')
-        return used.accuracy[:0]
-    if used.seed.duplicated().any(): used = _one_a_seed(used, who, remarks)
-    return pd.Series(used.accuracy.to_numpy(), index=used.seed.to_numpy(), dtype=float)
+    known = i[np.isfinite(rows.accuracy[i])]
+    if len(known) < len(i): remarks.append(f'{who}{len(i) - len(known)} of {len(i)} without accuracy left out')
+    if len(known) and (key[known] != key[known[0]]).any():
+        remarks.append(f'{who}several configurations, not pooled: {_differing(rows.runs.iloc[known], OF_ANY_RUN + OF_DISTILLATION)}')
+        known = known[:0]
+    if len(set(rows.seed[known])) < len(known): known = _one_a_seed(rows, known, who, remarks)
+    return pd.Series(rows.accuracy[known], index=rows.seed[known], dtype=float)
 
-def _one_a_seed(used, who, remarks):
-    copies = used.duplicated(['seed', 'accuracy']) & used.seed.notna()
-    if copies.any(): remarks.append(f'{who}seed {_listed(used.seed[copies])} more than once with equal accuracy, counted once')
-    used = used[~copies]
-    twice = used.seed[used.seed.duplicated() & used.seed.notna()]
+def _one_a_seed(rows, i, who, remarks):
+    seen = pd.DataFrame({'seed': rows.seed[i], 'accuracy': rows.accuracy[i]})
+    copies = seen.duplicated() & seen.seed.notna()
+    if copies.any(): remarks.append(f'{who}seed {_listed(seen.seed[copies])} more than once with equal accuracy, counted once')
+    twice = seen.seed[~copies & seen.seed.notna()]; twice = twice[twice.duplicated()]
     if len(twice): remarks.append(f'{who}seed {_listed(twice)} more than once with different accuracy, not judged')
-    return used[:0] if len(twice) else used
+    return i[:0] if len(twice) else i[~copies.to_numpy()]
 
-def _listed(values): return ', '.join(map(str, pd.unique(values)))
-
-# %% ../nbs/12_statistics.ipynb #10bd18fe
+# %% ../nbs/12_statistics.ipynb #8a9d34a8
 def cells(runs,                # DataFrame of `records.load_runs`
           metric='test_best',  # a key of METRICS
           stage='final'):      # whose runs; None: all
     "A `Cell` for each (teacher, student, method), in order of appearance."
-    runs = _keyed(runs, metric)
-    students, alone = _of_stage(runs[runs.role.eq('student')], stage), runs[runs.role.eq('baseline')]
-    final = _of_stage(alone, stage)
-    baselines = dict(list((final if len(final) else _of_stage(alone, 'final')).groupby('student')))
-    return [_cell(names, rows, baselines.get(names[1], alone[:0])) for names, rows in
-            students.groupby(['teacher', 'student', 'method'], dropna=False, sort=False)]
+    rows = as_rows(runs, metric)
+    alone = _where(rows.runs, stage, role='baseline')
+    if not len(alone): alone = _where(rows.runs, 'final', role='baseline')
+    baselines = {s: i for (s,), i in _groups(rows.runs, alone, ['student'])}
+    return [_cell(rows, names, i, baselines.get(names[1], alone[:0])) for names, i in
+            _groups(rows.runs, _where(rows.runs, stage, role='student'), ['teacher', 'student', 'method'])]
 
-def _cell(names, rows, baselines):
+def _cell(rows, names, i, baselines):
     remarks = []
-    rows = _without_ablations(rows, remarks)
-    ours = _by_seed(rows, '_all', '', remarks)
-    settings = rows._shared[rows.accuracy.notna()] if len(ours) else rows._shared
-    same = baselines[baselines._shared.eq(settings.iloc[0])] if settings.nunique() == 1 and len(ours) else baselines
+    i = _without_ablations(rows, i, remarks)
+    ours = _by_seed(rows, i, rows.every, '', remarks)
+    known = i[np.isfinite(rows.accuracy[i])] if len(ours) else i
+    settings = rows.shared[known]
+    same = baselines[rows.shared[baselines] == settings[0]] if len(ours) else baselines
     if len(baselines) and not len(same):
-        remarks.append(f'no baseline of equal settings ({_differing(pd.concat([rows, baselines]), OF_ANY_RUN)})')
-    elif not baselines.accuracy.notna().any(): remarks.append('no baseline')
-    return Cell(*names, ours, _by_seed(same, '_shared', 'baseline: ', remarks), settings.iloc[0], remarks)
+        remarks.append(f'no baseline of equal settings ({_differing(rows.runs.iloc[[*i, *baselines]], OF_ANY_RUN)})')
+    elif not np.isfinite(rows.accuracy[same]).any(): remarks.append('no baseline')
+    return Cell(*names, ours, _by_seed(rows, same, rows.shared, 'baseline: ', remarks), int(settings[0]), remarks)
 
 # %% ../nbs/12_statistics.ipynb #8729a85f
 def paired(a,                # accuracies (fractions) by seed, a Series
@@ -276,7 +309,7 @@ def notes(table): # of `gain_table`, `gain_table_from_summary`, `selection_optim
     said = table.attrs.get('notes', {})
     return pd.Series([said.get(i, '') for i in table.index], index=table.index, name='note', dtype=object)
 
-# %% ../nbs/12_statistics.ipynb #a78de339
+# %% ../nbs/12_statistics.ipynb #ca34d970
 def gain_table(runs,                # DataFrame of `records.load_runs`
                metric='test_best',  # a key of METRICS
                *, stage='final',    # whose runs
@@ -285,7 +318,7 @@ def gain_table(runs,                # DataFrame of `records.load_runs`
                confidence=0.95):
     "One row a (teacher, student, method) with the columns GAIN_COLUMNS: means in percent, gain in pp, every test of it. See `notes`."
     found = cells(runs, metric, stage)
-    rows = [(*c[:3], *([s[k] for k in ('n', 'mean', 'std')] for s in map(summary, c[3:5]))) for c in found]
+    rows = [(*c[:3], *map(_moments, c[3:5])) for c in found]
     table, remarks = _welch_table(rows, confidence), [list(c.remarks) for c in found]
     pairs = [paired(c.distilled, c.baseline) for c in found]
     table['paired_t'], table['paired_p'] = [p.estimate/p.se for p in pairs], [p.p for p in pairs]
@@ -336,11 +369,11 @@ def with_adjusted_intervals(table): # of `gain_table` or `gain_table_from_summar
     half = ratio*(table.ci_high - table.ci_low)/2
     return table.assign(adjusted_low=table.gain - half, adjusted_high=table.gain + half)
 
-# %% ../nbs/12_statistics.ipynb #139d981e
+# %% ../nbs/12_statistics.ipynb #fa6738f0
 STUDENTS = 'resnet34', 'resnet18'  # the larger, the smaller
 
 def _said(*cell): return ' '.join(map(str, cell))
-def _numbers(*values): return ([s[k] for s in map(summary, values)] for k in ('n', 'mean', 'std'))
+def _numbers(*values): return zip(*map(_moments, values))
 
 def moderation(runs,                     # DataFrame of `records.load_runs`
                teacher,                  # of both students; or (of the larger, of the smaller)
@@ -463,7 +496,7 @@ def moderation_table(runs, metric='test_best', *, students=STUDENTS, stage='fina
     table.attrs = {'notes': {i: n for i, n in enumerate(table.note) if n}, 'confidence': confidence}
     return table
 
-# %% ../nbs/12_statistics.ipynb #8fce375e
+# %% ../nbs/12_statistics.ipynb #28af0ae0
 class Equivalence(NamedTuple):
     "TOST: whether a difference lies within ± margin."
     difference: float  # pp
@@ -495,21 +528,21 @@ def equivalence(a,           # accuracies of a cell, fractions
                 margin,      # largest difference that would not matter, pp
                 alpha=0.05):
     "TOST with Welch's standard error: whether the cells' means differ by less than `margin` pp."
-    return equivalence_from_summary(*([s[k] for k in ('n', 'mean', 'std')] for s in (summary(a), summary(b))), margin, alpha)
+    return equivalence_from_summary(_moments(a), _moments(b), margin, alpha)
 
-# %% ../nbs/12_statistics.ipynb #891ec1ad
+# %% ../nbs/12_statistics.ipynb #430afef7
 def clipping_equivalence(runs, margin, metric='test_best', alpha=0.05):
     "One row a cell of stage `clipping`: its difference to `union` in pp, Welch's 95 % interval and p, and TOST within ± margin pp."
-    runs = _keyed(runs, metric); ablated, final = _of_stage(runs, 'clipping'), _of_stage(runs[runs.role.eq('student')], 'final')
-    but_clipping = [c for c in (*OF_ANY_RUN, *OF_DISTILLATION) if c in runs and c != 'clipping']
-    rows, remarks = [], []
-    for names, cell in ablated.groupby(['teacher', 'student', 'method', *but_clipping, 'clipping'], dropna=False, sort=False):
-        same = final[final.clipping.eq('union')]
-        for c, v in zip(['teacher', 'student', 'method', *but_clipping], names): same = same[same[c].isna() if pd.isna(v) else same[c].eq(v)]
-        said = []; x, y = _by_seed(cell, '_all', '', said), _by_seed(same, '_all', 'union: ', said)
+    rows = as_rows(runs, metric); runs = rows.runs
+    but_clipping = [c for c in ('teacher', 'student', 'method', *OF_ANY_RUN, *OF_DISTILLATION) if c in runs and c != 'clipping']
+    same = _number(runs, but_clipping)
+    union = {same[i[0]]: i for _, i in _groups(runs, _where(runs, 'final', role='student', clipping='union'), but_clipping)}
+    table, remarks = [], []
+    for names, i in _groups(runs, _where(runs, 'clipping', role='student'), ['teacher', 'student', 'method', 'clipping', *but_clipping]):
+        said = []; x = _by_seed(rows, i, rows.every, '', said); y = _by_seed(rows, union.get(same[i[0]], i[:0]), rows.every, 'union: ', said)
         e, w = equivalence(x, y, margin, alpha), contrast([1, -1], *_numbers(x, y))
-        rows.append((*names[:3], names[-1], len(x), len(y), *w, *e[1:3], e.p, margin, e.equivalent)); remarks.append(said + ([e.note.replace('baseline', 'union')] if e.note else []))
-    table = pd.DataFrame(rows, columns='teacher student method clipping n n_union estimate se df ci_low ci_high p note tost_low tost_high tost_p margin equivalent'.split())
+        table.append((*names[:4], len(x), len(y), *w, *e[1:3], e.p, margin, e.equivalent)); remarks.append(said + ([e.note.replace('baseline', 'union')] if e.note else []))
+    table = pd.DataFrame(table, columns='teacher student method clipping n n_union estimate se df ci_low ci_high p note tost_low tost_high tost_p margin equivalent'.split())
     table['note'] = ['; '.join(r) for r in remarks]
     table.attrs['notes'] = {i: n for i, n in enumerate(table.note) if n}
     return table
@@ -584,13 +617,17 @@ def pooled_std(runs, metric='test_best', stage='final'):
     df = sum(len(v) - 1 for v in left)
     return (float(np.sqrt(sum((v**2).sum() for v in left)/df)), df) if df else (np.nan, 0)
 
-# %% ../nbs/12_statistics.ipynb #477380cf
+# %% ../nbs/12_statistics.ipynb #85916b88
 def noise_optimism(sd,               # of a configuration's accuracy between seeds, pp
                    configurations,   # k
                    correlation=0.0): # ρ of validation and test accuracy between seeds
     "pp that the best of k equal configurations shows above one chosen by validation, from noise alone."
-    z = lambda x: configurations*x*stats.norm.pdf(x)*stats.norm.cdf(x)**(configurations - 1)
-    return sd*(1 - correlation)*integrate.quad(z, -12, 12, epsabs=1e-12)[0]
+    return sd*(1 - correlation)*_expected_maximum(configurations)
+
+@cache
+def _expected_maximum(k):
+    z = lambda x: k*x*stats.norm.pdf(x)*stats.norm.cdf(x)**(k - 1)
+    return integrate.quad(z, -12, 12, epsabs=1e-12)[0]
 
 # %% ../nbs/12_statistics.ipynb #f21de076
 def _noise(runs, metric, stage):
@@ -608,7 +645,7 @@ def _noise_range(sd, k, rho, rng, draws, confidence):
     test, validation = z[0], rho*z[0] + np.sqrt(1 - rho**2)*z[1]
     return np.quantile(sd*(test.max(1) - test[np.arange(draws), validation.argmax(1)]), [(1 - confidence)/2, (1 + confidence)/2])
 
-# %% ../nbs/12_statistics.ipynb #90ea1521
+# %% ../nbs/12_statistics.ipynb #4e720a01
 _optimism = ('teacher student method configurations by_test by_validation test_of_best_by_test test_of_best_by_validation test_mean '
              'optimism sd correlation noise noise_low noise_high').split()
 
@@ -619,12 +656,13 @@ def selection_optimism(runs, rng=None, metric='test_best', *, draws=10_000, conf
     one_of('metric', metric, ('test_best', 'test_final'))
     sd, rho = _noise(runs, metric, 'final')
     if np.isnan(rho): rho = 0.
+    keyed = as_rows(runs, metric); i = _where(keyed.runs, 'select', role='student')
+    table = keyed.runs.assign(accuracy=keyed.accuracy, validation=as_rows(runs, 'validation_best').accuracy, _shared=keyed.shared, _all=keyed.every).iloc[i]
+    noise = cache(lambda k: (noise_optimism(sd, k, rho), *_noise_range(sd, k, rho, rng, draws, confidence)) if k > 1 and sd > 0 else (np.nan,)*3)
     rows, remarks = [], []
-    keyed = _of_stage(_keyed(runs, metric).assign(validation=lambda r: _keyed(runs, 'validation_best').accuracy), 'select')
-    for names, cell in keyed[keyed.role.eq('student')].groupby(['teacher', 'student', 'method'], sort=False):
-        numbers, said = _chosen(cell); k = numbers[0]
-        noise = (noise_optimism(sd, k, rho), *_noise_range(sd, k, rho, rng, draws, confidence)) if k > 1 and sd > 0 else (np.nan,)*3
-        rows.append((*names, *numbers, sd, rho, *noise)); remarks.append(said + ([] if sd > 0 else ['no cell with two seeds: noise unknown']))
+    for names, cell in table.groupby(['teacher', 'student', 'method'], sort=False):
+        numbers, said = _chosen(cell)
+        rows.append((*names, *numbers, sd, rho, *noise(numbers[0]))); remarks.append(said + ([] if sd > 0 else ['no cell with two seeds: noise unknown']))
     table = pd.DataFrame(rows, columns=_optimism)
     table.attrs = {'notes': {i: '; '.join(r) for i, r in enumerate(remarks) if r}, 'confidence': confidence}
     return table
@@ -685,42 +723,58 @@ def sensitivity(runs, metric='test_best', *,
     table['same'] = [first.get(k) == c for k, c in zip(zip(*(table[c] for c in cell)), table.conclusion)]
     return table
 
-# %% ../nbs/12_statistics.ipynb #42ee4c74
+# %% ../nbs/12_statistics.ipynb #b04ccc78
 MEASURES = 'agreement', 'kl_t1', 'kl_t4'
+
+def _measured(a, b):
+    from kd_capacity import fidelity
+    return {'agreement': fidelity.agreement(a, b), **{f'kl_t{t}': fidelity.kl(a, b, t) for t in (1, 4)}}
 
 def closeness(a_run, b_run, root=None): # run_ids; `a` is the teacher where there is one; root: results folder
     "Agreement (fraction) and KL(a ‖ b) at T = 1 and 4 (nats) of two runs, from their logits at the best epoch."
-    from kd_capacity import fidelity
-    a, b = records.logits(a_run, root)['best'], records.logits(b_run, root)['best']
-    return {'agreement': fidelity.agreement(a, b), **{f'kl_t{t}': fidelity.kl(a, b, t) for t in (1, 4)}}
+    return _measured(*(records.logits(run, root)['best'] for run in (a_run, b_run)))
 
-def _closeness(pairs, root):
-    "`closeness` of pairs of run_ids, as a table; pairs whose logits are lost or not finite are left out."
-    rows = []
-    for a, b in pairs:
-        try: rows.append(closeness(a, b, root))
-        except (OSError, ValueError, KeyError, BadZipFile, TypeError): pass
-    return pd.DataFrame(rows, columns=list(MEASURES), dtype=float)
+def _closeness(pairs, load):
+    "Closeness of pairs of run_ids, a row each; pairs whose logits are lost or not finite are left out."
+    def one(a, b):
+        try: return _measured(load(a), load(b))
+        except (OSError, ValueError, KeyError, BadZipFile, TypeError): return None
+    return pd.DataFrame([r for r in (one(a, b) for a, b in pairs) if r], columns=list(MEASURES), dtype=float)
 
-# %% ../nbs/12_statistics.ipynb #5171a180
-def fidelity_tests(runs, root=None, confidence=0.95): # root: results folder that holds the logits
+# %% ../nbs/12_statistics.ipynb #141de545
+def _loader(root):
+    "A function from a run_id to its logits at the best epoch, each read once; a run without them fails at once the second time."
+    @cache
+    def read(run):
+        try: return records.logits(run, root)['best']
+        except (OSError, ValueError, KeyError, BadZipFile, TypeError): return None
+    def load(run):
+        if (z := read(run)) is None: raise KeyError(run)
+        return z
+    return load
+
+def fidelity_tests(runs, root=None, confidence=0.95, # root: results folder that holds the logits
+                   twin_seeds=10):                   # baselines of which all pairs are compared as twins
     """One row a distilled cell and measure (agreement in percent, KL in nats): its mean, the control's, the twins',
     and distilled minus control with Welch's interval and p, Holm's p over all rows."""
-    runs = _keyed(runs, 'test_best'); final = _of_stage(runs, 'final'); rows, memo = [], {}
-    done = final[final.status.eq('complete')] if 'status' in final else final
-    for (*names, _), cell in done[done.role.eq('student')].groupby(['teacher', 'student', 'method', '_all'], dropna=False, sort=False):
-        base = done[done.role.eq('baseline') & done.student.eq(names[1]) & done._shared.eq(cell._shared.iloc[0])].drop_duplicates('seed').run_id.tolist()
-        teacher = cell.teacher_run.iloc[0] if 'teacher_run' in cell else None
-        for key, pairs in ((('control', teacher, *base), [(teacher, b) for b in base]), (('twins', *base), list(combinations(base, 2)))):
-            if key not in memo: memo[key] = _closeness(pairs, root)
-        control, twins = memo['control', teacher, *base], memo['twins', *base]
-        rows += [_fidelity_row(names, m, cell, control, twins, confidence) for m in MEASURES]
-    table = pd.DataFrame(rows, columns='teacher student method measure n mean n_control control n_twins twins estimate se df ci_low ci_high p note'.split())
+    rows = as_rows(runs, 'test_best'); runs, load, table = rows.runs, _loader(root), []
+    done = {} if 'status' not in runs else {'status': 'complete'}
+    alone = _where(runs, 'final', role='baseline', **done)
+    base_of = {key: i for key, i in _groups(runs.assign(_shared=rows.shared), alone, ['student', '_shared'])}
+    @cache
+    def references(teacher, base):
+        return _closeness([(teacher, b) for b in base], load), _closeness(combinations(base[:twin_seeds], 2), load)
+    for names, i in _groups(runs.assign(_all=rows.every), _where(runs, 'final', role='student', **done), ['teacher', 'student', 'method', '_all']):
+        base = runs.iloc[base_of.get((names[1], rows.shared[i[0]]), i[:0])].drop_duplicates('seed').run_id
+        cell = runs.iloc[i].drop_duplicates('seed')
+        control, twins = references(cell.teacher_run.iloc[0] if 'teacher_run' in cell else None, tuple(base))
+        table += [_fidelity_row(names[:3], m, cell, control, twins, confidence) for m in MEASURES]
+    table = pd.DataFrame(table, columns='teacher student method measure n mean n_control control n_twins twins estimate se df ci_low ci_high p note'.split())
     return table.assign(holm_p=adjusted(table.p, 'holm'))
 
 def _fidelity_row(names, measure, cell, control, twins, confidence):
     scale = 100 if measure == 'agreement' else 1
-    ours, others, pairs = (scale*t[measure].astype(float).dropna().to_numpy() if measure in t else np.empty(0) for t in (cell.drop_duplicates('seed'), control, twins))
+    ours, others, pairs = (scale*t[measure].astype(float).dropna().to_numpy() if measure in t else np.empty(0) for t in (cell, control, twins))
     n, mean, std = zip(*((len(v), v.mean() if len(v) else np.nan, v.std(ddof=1) if len(v) > 1 else np.nan) for v in (ours, others)))
     e = contrast([1, -1], n, mean, std, confidence)
     note = '; '.join(s.replace('baseline', 'control') for s in _no_interval(n[0], n[1], np.isfinite(e.se)))
