@@ -114,14 +114,14 @@ def cell_name(key):
             'teacher': lambda: f'{_net(t)} as a teacher', 'clipping': lambda: f'{_pair(t, s)} {_methods[method]} with the clipping defect',
             'stem': lambda: f"{_net(s)} with ImageNet's stem", 'stem-cifar': lambda: f'{_net(s)} with the CIFAR stem'}[kind]()
 
-# %% ../nbs/13_claims.ipynb #1c938851
+# %% ../nbs/13_claims.ipynb #d2a57018
 @dataclass(frozen=True)
 class Evidence:
     "What the claims are judged on."
     source: str                    # where it comes from, for people
     data: str                      # data set that was learned; '' without runs
     cells: dict                    # metric -> {key: Cell}
-    gains: pd.DataFrame            # of statistics.gain_table
+    gains: pd.DataFrame            # of statistics.gain_table_from_summary
     optimism: pd.DataFrame | None = None  # of statistics.selection_optimism
     norms: dict = field(default_factory=dict)  # group -> largest gradient norm before clipping, mean over the runs
     hours: dict = field(default_factory=dict)  # key -> hours of a run, where records have them
@@ -156,7 +156,7 @@ def _one_study(runs):
         found = runs[c].dropna().unique().tolist()
         if len(found) > 1: raise UserError(f'Claims are judged on one {c} at a time; these runs are of {", ".join(map(str, found))}. Pass the runs of one.')
 
-# %% ../nbs/13_claims.ipynb #70217cb2
+# %% ../nbs/13_claims.ipynb #76bd2b75
 def _cell(values, scale):
     x = scale*values.dropna().to_numpy(dtype=float)
     return Cell(len(x), float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else math.nan) if len(x) else Cell(0, math.nan, math.nan)
@@ -182,10 +182,15 @@ def _norms(cells):
         if kind == 'clipping': by.setdefault('projections', []).append(c.norm_projections_max.max())
     return {k: (max if k == 'projections' else np.mean)(v) for k, v in by.items() if len(v) and not np.isnan(v).all()}
 
-# %% ../nbs/13_claims.ipynb #a3a595ff
+def _gain_table(cells):
+    "Welch's tests and Holm's p of all gains, from the cells."
+    rows = [(t, s, m, c.n, c.mean, c.std) for (kind, t, s, m), c in cells.items() if kind in ('baseline', 'student')]
+    return statistics.gain_table_from_summary(pd.DataFrame(rows, columns=['teacher', 'student', 'method', 'n', 'mean', 'std']))
+
+# %% ../nbs/13_claims.ipynb #08e6d129
 def evidence(runs,               # DataFrame of `records.load_runs` or `records.import_authors`, of one profile
              metric='test_best', # accuracy that is judged
-             rng=None):          # numpy Generator for the bootstrap
+             rng=None):          # numpy Generator, for what selection does by chance
     "Runs as evidence."
     one_of('metric', metric, ('test_best', 'test_final', 'validation_best'))
     _one_study(runs)
@@ -198,7 +203,7 @@ def evidence(runs,               # DataFrame of `records.load_runs` or `records.
     failed = int(runs.status.eq('failed').sum())
     if failed: notes.append(f'{failed} failed runs are not counted.')
     return Evidence(source=f'{len(runs[runs.status.eq("complete")])} runs of {first.profile.iloc[0]}' if len(first) else 'no runs',
-                    data=shared.get('data', ''), cells=cells, gains=statistics.gain_table(runs, metric, rng=rng),
+                    data=shared.get('data', ''), cells=cells, gains=_gain_table(cells['accuracy']),
                     optimism=statistics.selection_optimism(runs, rng=rng), norms=_norms(grouped), hours=_hours(grouped), notes=tuple(notes), settings=shared)
 
 # %% ../nbs/13_claims.ipynb #2bdc2c05
