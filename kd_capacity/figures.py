@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'COLOURS', 'NORMS', 'STEM_LOOKS', 'colour', 'axes',
-           'spread', 'name_ends', 'note', 'gain_against_gap', 'judged_by', 'convergence', 'gradient_norms', 'stems',
+           'spread', 'name_ends', 'note', 'gain_against_gap', 'forest', 'moderation', 'gain_against_size',
+           'power_curves', 'optimism', 'equivalence', 'judged_by', 'convergence', 'gradient_norms', 'stems',
            'run_losses', 'run_accuracy', 'run_norms']
 
-# %% ../nbs/15_figures.ipynb #e794c44f
+# %% ../nbs/15_figures.ipynb #cce5e52c
 from zlib import crc32
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from .statistics import PARAMETERS
-from .tables import method, network, signed
+from .tables import method, network, pair, signed
 
 # %% ../nbs/15_figures.ipynb #07d800ab
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#5A5A5A'
@@ -107,6 +108,127 @@ def _gain_legend(gains, methods):
     ours = [handle(method(m), marker='o', color=colour(m)) for m in methods]
     return ours + [handle(f'paper {v}', marker=shape, markerfacecolor='white', markeredgecolor=GREY)
                    for v, shape in (('v1', 's'), ('v2', 'D')) if v in gains and gains[v].notna().any()]
+
+# %% ../nbs/15_figures.ipynb #3fea0315
+def _rows(labels, xlabel, ax, width=7.5):
+    "Axes with a row a label, the first on top, and a line at zero."
+    ax = axes(ax, width, 1.1 + .34*max(len(labels), 1))
+    ax.grid(axis='y', visible=False); ax.grid(axis='x', color='#E4E4E4', linewidth=.8)
+    ax.axvline(0, color='black', linewidth=1)
+    ax.set_yticks(range(len(labels)), labels); ax.tick_params(axis='y', length=0)
+    ax.set(xlabel=xlabel, ylim=(max(len(labels), 1) - .4, -.6))
+    return ax
+
+def _interval(ax, y, at, low, high, c, wide=(np.nan, np.nan)):
+    "A point with its interval, and the wider one behind it; what is NaN is not drawn."
+    if not pd.isna(wide[0]): ax.plot(wide, [y, y], color=c, linewidth=1, solid_capstyle='butt', marker='|', markersize=6)
+    if not pd.isna(low): ax.plot([low, high], [y, y], color=c, linewidth=3, solid_capstyle='butt')
+    if not pd.isna(at): ax.plot(at, y, 'o', color=c, markersize=7, markeredgecolor='white', zorder=3)
+
+def _beside(ax, y, text, c='black'):
+    "A word at the right end of a row."
+    ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va='center', fontsize=9, color=c)
+
+def _p(p): return '' if pd.isna(p) else 'p < 0.001' if p < .001 else f'p = {p:.3f}'
+
+# %% ../nbs/15_figures.ipynb #d9805759
+def forest(gains,    # `statistics.gain_table` or `gain_table_from_summary`, best through `with_adjusted_intervals`
+           ax=None):
+    "Gain of each cell in pp with its interval, the adjusted one, n and Holm's p."
+    rows, said = gains.to_dict('records'), gains.attrs.get('notes', {})
+    ax = _rows([f"{pair(r)}, {method(r['method'])}" for r in rows], 'gain over the baseline (pp)', ax)
+    for y, (i, r) in enumerate(zip(gains.index, rows)):
+        _interval(ax, y, r['gain'], r['ci_low'], r['ci_high'], colour(r['method']), (r.get('adjusted_low'), r.get('adjusted_high')))
+        n = f"n = {r['n']}" if r['n'] == r['n_baseline'] else f"n = {r['n']}, {r['n_baseline']}"
+        if pd.isna(r['ci_low']): _beside(ax, y, said.get(i, 'no interval').split('; ')[-1], GREY)
+        else: _beside(ax, y, f"{signed(r['gain'])}   {n}   Holm {_p(r['holm_p'])}")
+    return ax
+
+# %% ../nbs/15_figures.ipynb #c174d3ac
+_way = {'difference of gains': lambda r: f"{network(r['teacher'])}, {method(r['method'])}", 'per doubling (HC3)': lambda r: 'per doubling of the student (HC3)'}
+
+def moderation(table,    # `statistics.moderation_table`
+               ax=None):
+    "Gain of the larger student minus gain of the smaller one in pp, each way of estimating it."
+    rows = table.to_dict('records')
+    ax = _rows([_way.get(r['way'], lambda r: r['way'])(r) for r in rows], 'gain of the larger student minus gain of the smaller (pp)', ax)
+    for y, r in enumerate(rows):
+        c = colour(r['method']) if r['way'] == 'difference of gains' else 'black'
+        _interval(ax, y, r['estimate'], r['ci_low'], r['ci_high'], c)
+        if pd.isna(r['ci_low']): _beside(ax, y, r['note'] or 'no interval', GREY)
+        else: _beside(ax, y, f"{signed(r['estimate'])}   {_p(r['p'])}")
+    return ax
+
+# %% ../nbs/15_figures.ipynb #5f9a08cb
+def gain_against_size(gains,    # `statistics.gain_table`
+                      sizes,    # {student: parameters}, `statistics.student_sizes`
+                      ax=None):
+    "Gain in pp with its interval over the student's parameters (log scale), a line a teacher and method."
+    ax, ends = axes(ax, 6.5, 3.6), {}
+    known = gains[gains.gain.notna() & gains.student.map(sizes).notna()]
+    groups = list(known.groupby(['teacher', 'method'], sort=False))
+    ax.set_xscale('log')
+    for i, ((t, m), rows) in enumerate(groups):
+        rows = rows.assign(x=rows.student.map(sizes)*(1 + .025*(i - (len(groups) - 1)/2))).sort_values('x')
+        ax.plot(rows.x, rows.gain, 'o-', color=colour(m), linewidth=1, markersize=6)
+        for r in rows.dropna(subset=['ci_low']).itertuples(): ax.plot([r.x]*2, [r.ci_low, r.ci_high], color=colour(m), linewidth=1.6, alpha=.6)
+        ends[f'{method(m)}, {network(t)}'] = rows.gain.iloc[-1], colour(m)
+    ax.axhline(0, color='black', linewidth=1)
+    at = {v: s for s, v in sorted(sizes.items()) if s in set(known.student)}
+    ax.set_xticks(list(at), [f'{network(s)}\n{v/1e6:.3g} M' for v, s in at.items()]); ax.minorticks_off()
+    ax.set(xlabel='student, by its parameters (log scale)', ylabel='gain over the baseline (pp)')
+    if len(ends): ax.margins(x=.15); name_ends(ax, ends)
+    return ax
+
+# %% ../nbs/15_figures.ipynb #2d3b89e0
+_shades = SKY, BLUE, GREEN, ORANGE, PINK, YELLOW
+
+def power_curves(table,           # `statistics.power_curve`
+                 marked=(3, 5),   # runs a cell of the paper's versions
+                 goal=0.8,        # power wanted
+                 ax=None):
+    "Probability to find each effect over the runs a cell."
+    ax, ends = axes(ax), {}
+    for shade, (effect, rows) in zip(_shades*len(table), table.groupby('effect')):
+        ax.plot(rows.n, rows.power, color=shade, linewidth=1.8)
+        ends[f'{effect:.2f} pp'] = rows.power.iloc[-1], shade
+    ax.axhline(goal, color='black', linewidth=1, linestyle='--')
+    for n in marked:
+        ax.axvline(n, color=GREY, linewidth=1, linestyle=':')
+        ax.text(n, 1.02, f'n = {n}', transform=ax.get_xaxis_transform(), ha='right' if n == min(marked) else 'left', fontsize=9, color=GREY)
+    what = 'a difference of gains' if table.interaction.any() else 'a gain'
+    ax.set(xlabel='runs (seeds) a cell', ylabel=f'probability to find {what}', ylim=(0, 1.02))
+    name_ends(ax, ends)
+    return ax
+
+# %% ../nbs/15_figures.ipynb #bde70580
+def optimism(table,    # `statistics.selection_optimism`
+             ax=None):
+    "pp that choosing a configuration on the test set adds, beside what noise alone would add."
+    rows = table.to_dict('records')
+    ax = _rows([f"{pair(r)}, {method(r['method'])}" for r in rows], 'test accuracy: chosen on test minus chosen by validation (pp)', ax)
+    for y, r in enumerate(rows):
+        if not pd.isna(r['noise']):
+            ax.plot([r['noise_low'], r['noise_high']], [y, y], color='#D0D0D0', linewidth=8, solid_capstyle='butt')
+            ax.plot([r['noise']]*2, [y - .22, y + .22], color=GREY, linewidth=2)
+        if not pd.isna(r['optimism']): ax.plot(r['optimism'], y, 'o', color=colour(r['method']), markersize=7, zorder=3)
+        count = '1 configuration' if r['configurations'] == 1 else f"{r['configurations']} configurations"
+        _beside(ax, y, count if pd.isna(r['optimism']) else f"{signed(r['optimism'])}   {count}", GREY if pd.isna(r['optimism']) else 'black')
+    return ax
+
+# %% ../nbs/15_figures.ipynb #59abb48a
+def equivalence(table,    # `statistics.clipping_equivalence`
+                ax=None):
+    "Difference to `union` in pp with its intervals, against the margin of equivalence."
+    rows = table.to_dict('records')
+    ax = _rows([f"{pair(r)}, {method(r['method'])}: {r['clipping']}" for r in rows], 'accuracy minus that of the clip union (pp)', ax, 9)
+    for y, r in enumerate(rows):
+        ax.fill_between([-r['margin'], r['margin']], y - .4, y + .4, color='#E9F1F7', linewidth=0, zorder=0)
+        _interval(ax, y, r['estimate'], r['tost_low'], r['tost_high'], colour(r['method']), (r['ci_low'], r['ci_high']))
+        verdict = f"within ± {r['margin']:g} pp" if r['equivalent'] else f"not shown within ± {r['margin']:g} pp"
+        if pd.isna(r['tost_p']): _beside(ax, y, r['note'] or 'no interval', GREY)
+        else: _beside(ax, y, f"{signed(r['estimate'])}   {verdict}, {_p(r['tost_p'])}")
+    return ax
 
 # %% ../nbs/15_figures.ipynb #a30e004c
 def _band(ax, cell, value, c, **how):
