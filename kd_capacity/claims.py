@@ -443,7 +443,7 @@ def verdict(parts):
     known = [p for p, v in zip(parts, said) if v == overall and not p.contrast.why] or parts
     return overall, min(known, key=_slack)
 
-# %% ../nbs/13_claims.ipynb #b0519456
+# %% ../nbs/13_claims.ipynb #e3de9204
 def p_value(part):
     "p against the nearest boundary of the region of support; NaN without an interval."
     c, (low, high) = part.contrast, part.rule.supported
@@ -455,6 +455,7 @@ def p_value(part):
 def p_adjusted(parts, part):
     "Holm's p of `part`."
     if part.holm is not None: return part.holm
+    if len(parts) == 1: return p_value(part)
     return float(statistics.adjusted([p_value(p) for p in parts], 'holm')[[p is part for p in parts].index(True)])
 
 # %% ../nbs/13_claims.ipynb #075066a8
