@@ -6,7 +6,7 @@
 __all__ = ['train_step', 'make_optimizer', 'RunFailed', 'train_epoch', 'evaluate', 'load_teacher', 'exclusive', 'train',
            'notebook_progress']
 
-# %% ../nbs/10_training.ipynb #ec4247b2
+# %% ../nbs/10_training.ipynb #9f858386
 import json, os, platform, shutil, time
 import filelock, numpy as np, torch
 from contextlib import contextmanager
@@ -15,10 +15,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from . import checkpoint, data, fidelity, losses, models, records
 from .clipping import clip_gradients
-from .config import UserError, atomic, one_of, papermill_command, profile, run_spec
-from .engine import SGD, cosine, deterministic
+from .config import UserError, atomic, data_dir, one_of, papermill_command, profile, run_spec
+from .engine import Engine, SGD, arithmetic, cosine, engine_for, features_of, fold, keep_memory, laid_out, precision
+from .teacher_table import TeacherTable, epoch_logits, table_key
 
-# %% ../nbs/10_training.ipynb #cd3670a7
+# %% ../nbs/10_training.ipynb #6dcd7d36
 def train_step(model,     # student, in train mode
                teacher,   # FrozenTeacher or None
                method,    # from losses.METHODS
@@ -27,13 +28,16 @@ def train_step(model,     # student, in train mode
                lr,        # learning rate
                x,         # images (batch, channels, height, width), float32
                y,         # labels (batch,)
-              ):
+               t_logits=None,    # the teacher's logits where they are known already, (batch, classes)
+               engine=Engine()): # how the arithmetic is done
     "One update; returns detached 0-dim tensors: the losses' parts, pre-clip norms, correct answers."
-    logits, features = model.features(x) if method.needs_features else (model(x), None)
-    t_logits = t_features = None
-    if method.needs_features: t_logits, t_features = teacher.features(x)
-    elif method.needs_teacher: t_logits = teacher(x)
-    parts = method(logits, y, t_logits, features, t_features)
+    t_features = None
+    with precision(engine, x.device):
+        logits, features = features_of(engine, model)(x)
+        if not method.needs_features: features = None  # the maps may go
+        else: t_logits, t_features = teacher.features(x)
+        if method.needs_teacher and t_logits is None: t_logits = teacher(x)
+        parts = method(logits, y, t_logits, features, t_features)
     optimizer.zero_grad()
     parts['total'].backward()
     norms = clip_gradients(model.parameters(), method.projections.parameters(), spec.max_norm, spec.clipping)
@@ -41,13 +45,13 @@ def train_step(model,     # student, in train mode
     return ({f'loss_{k}': v.detach() for k, v in parts.items()} | {f'norm_{k}': v for k, v in norms._asdict().items()}
             | {'correct': (logits.detach().argmax(1) == y).sum()})
 
-# %% ../nbs/10_training.ipynb #2cd4db6a
+# %% ../nbs/10_training.ipynb #238fab3f
 def make_optimizer(model,  # network that is trained
                    method, # its loss, with the projections
                    spec,   # RunSpec
-                  ):
+                   fused=False): # as for SGD
     "SGD over model and projections."
-    return SGD([*model.parameters(), *method.projections.parameters()], spec.momentum, spec.weight_decay)
+    return SGD([*model.parameters(), *method.projections.parameters()], spec.momentum, spec.weight_decay, fused)
 
 # %% ../nbs/10_training.ipynb #b3e92d6f
 class RunFailed(UserError): "A run that ended without a result; its record says why."
@@ -62,29 +66,32 @@ def _gather(steps, sizes):
     broken = ~np.isfinite(values['loss_total'])
     return row | {'train_accuracy': float(values['correct'].sum()/sum(sizes))}, int(broken.argmax()) if broken.any() else None
 
-# %% ../nbs/10_training.ipynb #598f48c9
+# %% ../nbs/10_training.ipynb #339212cf
 def train_epoch(model, teacher, method, optimizer, spec, lr, # as for train_step
-                batches # iterable of (x, y, index)
-               ):
+                batches,         # iterable of (x, y, index)
+                t_logits=None,   # the teacher's logits of this epoch's views, (images, classes), where they are known already
+                engine=Engine()):
     "One pass over `batches` in train mode: the history row, and the first step with a loss that is not finite or None."
     model.train()
     steps, sizes = [], []
-    for x, y, _ in batches:
-        steps.append(train_step(model, teacher, method, optimizer, spec, lr, x, y))
+    for x, y, index in batches:
+        known = None if t_logits is None else t_logits[index]
+        steps.append(train_step(model, teacher, method, optimizer, spec, lr, laid_out(engine, x), y, known, engine))
         sizes.append(len(y))
     return _gather(steps, sizes)
 
-# %% ../nbs/10_training.ipynb #fd61fa13
+# %% ../nbs/10_training.ipynb #fee13418
 @torch.no_grad()
 def evaluate(model,      # any network
              images,     # uint8 (n, channels, height, width)
              labels,     # (n,)
              stats,      # (mean, std) of the training images
-             batch=500): # images at a time
+             batch=500,  # images at a time
+             engine=Engine()):
     "float16 logits (n, classes) of unaugmented images, in eval mode, as a NumPy array."
     model.eval()
     batches = data.plain_batches(images, labels, batch, *stats)
-    return torch.cat([model(x).half() for x, _ in batches]).cpu().numpy()
+    with precision(engine, images.device): return torch.cat([model(laid_out(engine, x)).half() for x, _ in batches]).cpu().numpy()
 
 # %% ../nbs/10_training.ipynb #1005871d
 def _how_to_train(spec):
@@ -145,40 +152,55 @@ def exclusive(folder,    # of the run
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/10_training.ipynb #350e1843
+# %% ../nbs/10_training.ipynb #c6819001
 class _Run:
     "All objects of one training; made anew from the spec each time, nothing is shared between runs."
     def __init__(self, spec, dataset, results, device):
         torch.manual_seed(spec.seed)
-        self.spec, self.device, self.data = spec, device, dataset
+        self.spec, self.device, self.data, self.engine = spec, device, dataset, engine_for(spec.engine, device)
+        if self.engine.keep_memory: keep_memory()
         n = len(dataset.train_labels)
         if spec.validation_size >= n: raise UserError(f'validation_size = {spec.validation_size}, but {dataset.name} has {n} training images; choose less.')
         train, self.held_out = data.split(n, spec.split_seed, spec.validation_size)
         self.stats = tuple(s.to(device) for s in dataset.channel_stats(train))
         self.images, self.labels = dataset.train_images[train].to(device), dataset.train_labels[train].to(device)
-        self.model = models.resnet(spec.arch, dataset.num_classes, spec.stem, spec.width, dataset.shape[0]).to(device)
+        self.model = laid_out(self.engine, models.resnet(spec.arch, dataset.num_classes, spec.stem, spec.width, dataset.shape[0]).to(device))
         self.teacher, self.teacher_record = load_teacher(spec, dataset, results, device) if spec.role == 'student' else (None, None)
         make = losses.METHODS[spec.method]
         self.method = make(spec.alpha, spec.temperature, spec.beta, spec.normalize, self.model.channels,
                            self.teacher.channels if self.teacher else None).to(device)
-        self.optimizer = make_optimizer(self.model, self.method, spec)
+        if self.teacher and self.engine.folded: self.teacher = fold(self.teacher)
+        if self.teacher: self.teacher = laid_out(self.engine, self.teacher)
+        self.table = self._table() if self.engine.table and self.method.needs_teacher and not self.method.needs_features else None
+        self.optimizer = make_optimizer(self.model, self.method, spec, self.engine.fused)
         self.epoch, self.seconds, self.history, self.best = 0, 0., [], None
+    def _table(self):
+        key = table_key(self.teacher_record['weights']['best_sha256'], self.images, self.stats, self.spec.padding, f'{self.device.type} {self.engine}')
+        return TeacherTable(data_dir()/'teacher_logits'/key, len(self.images), self.data.num_classes, self.spec.padding)
+    @torch.no_grad()
+    def teacher_logits(self):
+        "The teacher's logits of the epoch that comes, where a table keeps them."
+        if self.table is None: return None
+        def ask(x):
+            with precision(self.engine, x.device): return self.teacher(laid_out(self.engine, x))
+        return epoch_logits(self.table, ask, self.images, self.stats, self.spec.seed, self.epoch + 1, self.spec.flip)
+    def evaluate(self, images, labels): return evaluate(self.model, images.to(self.device), labels.to(self.device), self.stats, engine=self.engine)
     @property
     def parts(self): return {'model': self.model, 'method': self.method, 'optimizer': self.optimizer}
 
-# %% ../nbs/10_training.ipynb #9e4dbb42
+# %% ../nbs/10_training.ipynb #b2853887
 def _run_epoch(run):
     "Train one epoch, judge it, remember the best weights; returns the failing step or None."
     spec, start = run.spec, time.perf_counter()
     lr = cosine(run.epoch, spec.epochs, spec.lr, spec.lr_min)
     batches = data.batches(run.images, run.labels, spec.batch_size, spec.seed, run.epoch + 1, *run.stats, spec.padding, spec.flip)
-    row, broken = train_epoch(run.model, run.teacher, run.method, run.optimizer, spec, lr, batches)
+    row, broken = train_epoch(run.model, run.teacher, run.method, run.optimizer, spec, lr, batches, run.teacher_logits(), run.engine)
     if broken is not None: return run.epoch*-(-len(run.labels)//spec.batch_size) + broken + 1
     run.epoch += 1
     judge = 'test' if spec.protocol == 'v1' else 'validation'
     images, labels = (run.data.test_images, run.data.test_labels) if judge == 'test' else (
         run.data.train_images[run.held_out], run.data.train_labels[run.held_out])
-    accuracy = fidelity.accuracy(evaluate(run.model, images.to(run.device), labels.to(run.device), run.stats), labels.numpy())
+    accuracy = fidelity.accuracy(run.evaluate(images, labels), labels.numpy())
     if run.best is None or accuracy > run.best['accuracy']:
         run.best = {'epoch': run.epoch, 'accuracy': accuracy, 'weights': {k: v.detach().cpu().clone() for k, v in run.model.state_dict().items()}}
     run.seconds += time.perf_counter() - start
@@ -201,14 +223,13 @@ def _resume(run, path):
     rest = checkpoint.restore(state, run.parts)
     for k in ('epoch', 'seconds', 'history', 'best'): setattr(run, k, rest[k])
 
-# %% ../nbs/10_training.ipynb #a77efbc7
+# %% ../nbs/10_training.ipynb #57782150
 def _finish(run, results, caught, started):
     "Write weights, history, logits and, last, the record."
     spec, d, last = run.spec, run.data, {k: v.detach().cpu() for k, v in run.model.state_dict().items()}
-    test = d.test_images.to(run.device), d.test_labels.to(run.device)
-    final = evaluate(run.model, *test, run.stats)
+    final = run.evaluate(d.test_images, d.test_labels)
     run.model.load_state_dict(run.best['weights'])
-    best = evaluate(run.model, *test, run.stats)
+    best = run.evaluate(d.test_images, d.test_labels)
     labels, rows, v2 = d.test_labels.numpy(), run.history, spec.protocol == 'v2'
     record = _header(run, caught, started) | {'status': 'complete', 'failure': None, 'outcome': {
             'best_epoch': run.best['epoch'], 'validation_best': run.best['accuracy'] if v2 else None,
@@ -228,7 +249,7 @@ def _fidelity(run, best, results):
     teacher = records.logits(run.spec.teacher_run, results)['best']
     return {'agreement': float(fidelity.agreement(teacher, best)), 'kl_t1': float(fidelity.kl(teacher, best, 1.)), 'kl_t4': float(fidelity.kl(teacher, best, 4.))}
 
-# %% ../nbs/10_training.ipynb #a6371e70
+# %% ../nbs/10_training.ipynb #1fe97ccb
 def _header(run, caught, started):
     "What every record says, complete or failed."
     spec, rows = run.spec, run.history
@@ -242,7 +263,7 @@ def _header(run, caught, started):
                  'test': len(run.data.test_labels), 'classes': list(run.data.classes)},
         'teacher': {'run_id': spec.teacher_run, 'weights_sha256': run.teacher_record['weights']['best_sha256']} if run.teacher_record else None,
         'environment': records.environment() | {'device': run.device.type, 'device_name': device, 'threads': torch.get_num_threads(),
-                 'deterministic': not doubts, 'not_deterministic': doubts}}
+                 'engine': asdict(run.engine), 'deterministic': run.engine.deterministic and not doubts, 'not_deterministic': doubts}}
 
 # %% ../nbs/10_training.ipynb #d2ebd4b8
 def _known(spec, results):
@@ -274,10 +295,11 @@ def _device(name):
     found = ('cpu',) + (('cuda',) if torch.cuda.is_available() else ())
     return torch.device(one_of('device', name or found[-1], found))
 
-# %% ../nbs/10_training.ipynb #870b55f9
+# %% ../nbs/10_training.ipynb #2e86f7d2
 def _train(spec, results, data_root, device, progress, folder):
     started = _now()
-    with deterministic() as caught:
+    engine = engine_for(spec.engine, device)
+    with arithmetic(engine.deterministic, tf32=not engine.deterministic) as caught:
         run = _Run(spec, data.load(spec.data, data_root), results, device)
         _resume(run, folder/'checkpoint.pt')
         while run.epoch < spec.epochs:

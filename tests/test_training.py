@@ -11,6 +11,7 @@ import torch
 from conftest import SMALL
 from kd_capacity import checkpoint, clipping, data, losses, models, records, training
 from kd_capacity.config import UserError, run_spec
+from kd_capacity.engine import arithmetic
 from kd_capacity.training import RunFailed, train
 
 
@@ -21,9 +22,9 @@ def baseline(**more): return replace(run_spec('demo', 'baseline', student='resne
 def spy(monkeypatch):
     "Records what train_step is given and leaves behind: (arguments, student's weights before and after, result) for each step."
     seen, real = [], training.train_step
-    def step(model, teacher, method, optimizer, spec, lr, x, y):
+    def step(model, teacher, method, optimizer, spec, lr, x, y, *more):
         before = {k: v.detach().clone() for k, v in model.named_parameters()}
-        out = real(model, teacher, method, optimizer, spec, lr, x, y)
+        out = real(model, teacher, method, optimizer, spec, lr, x, y, *more)
         seen.append(dict(model=model, teacher=teacher, method=method, optimizer=optimizer, x=x, y=y, before=before, out=out,
                          gradients={k: v.grad.clone() for k, v in model.named_parameters()},
                          teacher_mode=teacher and any(m.training for m in teacher.modules()), mode=model.training))
@@ -118,7 +119,7 @@ def test_evaluation_sees_images_unaugmented_and_in_order(tmp_path):
 
 def test_v2_reports_the_best_validation_epoch_and_never_asks_the_test_set(tmp_path, monkeypatch):
     asked, real = [], training.evaluate
-    monkeypatch.setattr(training, 'evaluate', lambda model, images, *a: asked.append(len(images)) or real(model, images, *a))
+    monkeypatch.setattr(training, 'evaluate', lambda model, images, *a, **k: asked.append(len(images)) or real(model, images, *a, **k))
     r = train(baseline(epochs=4), tmp_path)
     h = records.history(r['run_id'], tmp_path)
     assert asked == [150]*4 + [797]*2  # validation each epoch, test twice at the end
@@ -164,7 +165,7 @@ def test_train_leaves_torch_as_it_found_it(tmp_path):
 
 
 def test_what_torch_cannot_do_deterministically_is_collected():
-    with training.deterministic() as caught:
+    with arithmetic(deterministic=True, tf32=False) as caught:
         import warnings
         warnings.warn('x does not have a deterministic implementation, but you set it. More')
     assert len(caught) == 1

@@ -1,0 +1,151 @@
+"""The fast engine computes what the faithful one computes, up to rounding that is stated here."""
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import SMALL
+from kd_capacity import data, losses, models, records
+from kd_capacity.config import UserError, run_spec
+from kd_capacity.engine import ENGINES, SGD, Engine, cosine, engine_for, fold, laid_out
+from kd_capacity.statistics import equivalence
+from kd_capacity.training import train, train_step
+
+STEPS = 20
+FAITHFUL, FAST = (ENGINES[e]['cpu'] for e in ('faithful', 'fast'))
+
+
+@pytest.fixture(scope='module')
+def views():
+    "Batches of an epoch of colour noise with labels that can be learned: 20 x 32 images of 16 x 16."
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 10, STEPS*32))
+    images = torch.from_numpy(rng.integers(0, 200, (STEPS*32, 3, 16, 16), dtype=np.uint8)) + 5*labels[:, None, None, None].byte()
+    stats = torch.full((3,), .4), torch.full((3,), .25)
+    return list(data.batches(images, labels, 32, 0, 1, *stats, padding=2))
+
+
+class Path:
+    "Networks, loss and update of one engine, from one state."
+    def __init__(self, engine, method, perturbation=0.):
+        torch.manual_seed(0)
+        spec = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method=method) if method != 'none' else run_spec(
+            'demo', 'baseline', student='resnet18')
+        self.engine, self.spec = engine, replace(spec, width=8)
+        student, teacher = models.resnet('resnet18', width=8), models.resnet('resnet34', width=8)
+        with torch.no_grad():
+            teacher(torch.randn(64, 3, 16, 16))
+            student.conv1.weight += perturbation*torch.randn(student.conv1.weight.shape)
+        teacher = models.frozen(teacher)
+        self.objective = losses.objective(method, spec.alpha, spec.temperature, spec.beta, spec.normalize, student.channels, teacher.channels)
+        self.student, self.teacher = laid_out(engine, student.train()), laid_out(engine, fold(teacher) if engine.folded else teacher)
+        self.optimizer = SGD([*self.student.parameters(), *self.objective.projections.parameters()], .9, 5e-4, engine.fused)
+    @property
+    def parts(self): return self.student, self.objective, self.optimizer
+    def step(self, x, y):
+        out = train_step(self.student, self.teacher, self.objective, self.optimizer, self.spec, .05, laid_out(self.engine, x), y, engine=self.engine)
+        return {k: float(v) for k, v in out.items()}
+
+
+def along(engine, method, views):
+    "(engine's step, faithful's step) from each state of faithful's path: what they say, and the weights that they leave."
+    faithful, other = Path(FAITHFUL, method), Path(engine, method)
+    for x, y, _ in views:
+        for to, part in zip(other.parts, faithful.parts): to.load_state_dict(copy.deepcopy(part.state_dict()))
+        yield (other.step(x, y), other.student.state_dict()), (faithful.step(x, y), faithful.student.state_dict())
+
+
+def check(engine, method, views, rtol):
+    for (a, weights), (b, expected) in along(engine, method, views):
+        for k in a: assert a[k] == pytest.approx(b[k], rel=rtol if k.startswith('loss') else 10*rtol, abs=1e-6 if k != 'correct' else 1), k
+        a, b = (torch.cat([v.float().flatten() for v in w.values()]) for w in (weights, expected))
+        assert (a - b).norm() <= 10*rtol*b.norm()
+
+
+@pytest.mark.parametrize('method', ['none', 'logit', 'feature'])
+def test_fast_on_the_cpu_follows_faithful_for_20_steps(method, views):
+    "From each of 20 states: loss within 1e-5, gradient norms and the state left behind (in norm) within 1e-4."
+    check(FAST, method, views, 1e-5)
+
+
+@pytest.mark.parametrize('switch', ['channels_last', 'folded', 'fused'])
+def test_each_switch_alone_follows_too(switch, views):
+    check(Engine(**{switch: True}), 'feature', views, 1e-5)
+
+
+def test_a_compiled_student_follows(views):
+    "The wiring of torch.compile, with a backend that needs no compiler."
+    check(Engine(compiled='eager'), 'feature', views[:5], 1e-5)
+
+
+def test_bfloat16_stays_within_its_rounding(views):
+    "8 bits of mantissa: 2 % of the loss; weights and update stay float32."
+    steps = list(along(Engine(bfloat16=True, channels_last=True), 'feature', views))
+    for (a, weights), (b, _) in steps:
+        assert a['loss_total'] == pytest.approx(b['loss_total'], rel=.02) and a['norm_total'] == pytest.approx(b['norm_total'], rel=.1)
+        assert all(w.dtype != torch.bfloat16 for w in weights.values())
+    assert any(a != b for (a, _), (b, _) in steps)
+
+
+def test_left_to_itself_fast_strays_no_further_than_rounding_does(views):
+    "Free paths part, since training amplifies rounding: faithful does from itself too, when one layer's start is moved by 1e-6."
+    free = lambda *a: np.array([Path.step(p, x, y)['loss_total'] for p in [Path(*a)] for x, y, _ in views])
+    reference = free(FAITHFUL, 'feature')
+    moved, fast = (np.abs(f/reference - 1).max() for f in (free(FAITHFUL, 'feature', 1e-6), free(FAST, 'feature')))
+    assert fast < 10*moved < .5
+
+
+def test_fast_on_a_gpu_has_what_a_gpu_pays_for():
+    e = engine_for('fast', torch.device('cuda'))
+    assert e.bfloat16 and e.compiled == 'inductor' and e.fused and e.channels_last and e.table and not e.deterministic
+    assert engine_for('faithful', torch.device('cuda')) == engine_for('faithful', torch.device('cpu')) == Engine()
+    with pytest.raises(UserError, match="engine = 'quick'"): engine_for('quick', torch.device('cpu'))
+
+
+def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):
+    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL)
+    fast = replace(spec, engine='fast')
+    assert fast.run_id != spec.run_id
+    with pytest.raises(UserError, match='engine'): replace(spec, engine='quick')
+    env = [train(s, tmp_path)['environment'] for s in (spec, fast)]
+    assert env[0]['deterministic'] and env[0]['engine'] == vars(Engine())
+    assert not env[1]['deterministic'] and env[1]['engine']['channels_last']
+
+
+def test_old_run_ids_stay(tmp_path):
+    "A field that has its default is not part of the name: records made before there were engines are found again."
+    spec = run_spec('demo', 'baseline', student='resnet18')
+    assert spec.run_id == replace(spec, engine='faithful').run_id == 'demo/baseline/r18/s0-4747a667'
+
+
+def test_a_fast_run_that_is_killed_goes_on(tmp_path):
+    class Killed(Exception): pass
+    def kill(spec, history):
+        if len(history) == 1: raise Killed
+    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL, engine='fast')
+    with pytest.raises(Killed): train(spec, tmp_path, progress=kill)
+    epochs = []
+    train(spec, tmp_path, progress=lambda s, h: epochs.append(len(h)))
+    assert epochs == [2] and records.history(spec.run_id, tmp_path).epoch.tolist() == [1, 2]
+
+
+def test_folding_leaves_the_teacher_itself_alone():
+    teacher = models.frozen(models.resnet('resnet18', width=4))
+    before = copy.deepcopy(teacher.state_dict())
+    fold(teacher)
+    assert teacher.state_dict().keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_the_learning_rate_falls_from_lr_to_lr_min():
+    rates = [cosine(e, 10, .1, 1e-4) for e in range(11)]
+    assert rates[0] == .1 and np.isclose(rates[10], 1e-4) and all(a > b for a, b in zip(rates, rates[1:]))
+
+
+def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
+    "Ten seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 2 pp of final accuracy."
+    base = replace(run_spec('demo', 'baseline', student='resnet18'), width=8, epochs=8)
+    accuracy = {e: [train(replace(base, seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
+    assert min(map(min, accuracy.values())) > .7  # networks that have learned
+    assert equivalence(accuracy['fast'], accuracy['faithful'], margin=2.).p < .05
