@@ -1,18 +1,22 @@
 # make demo   the whole study in miniature, and its report
 # make test   every test, every library notebook, notebooks and package in step
-# make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2
-# make report PROFILE="demo fast"         make lab     make export     make lock
+# make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2 GPU_HOURS=100
+# make report PROFILE="demo fast"         make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
+# make lab     make export     make lock
 
 PROFILE ?= demo
+RUNS ?= ours
+$(if $(filter-out ours authors,$(RUNS)),$(error RUNS = $(RUNS) is not valid; allowed: ours, authors))
 JOBS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo 4 || echo $$n)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 RESULTS := $(or $(KD_RESULTS),results)
 LIBRARY := $(wildcard kd_capacity/*.py)
 CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/*.ipynb))
+REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
 READY := .venv/.ready
 
-.PHONY: demo test study plan report lab export lock FORCE
+.PHONY: demo test study plan report runs-ours runs-authors lab export lock FORCE
 
 demo: $(READY)
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
@@ -24,6 +28,7 @@ study: $(READY)
 
 plan: $(READY)
 	@python -m kd_capacity.study plan $(PROFILE)
+	@$(if $(GPU_HOURS),echo && python -m kd_capacity.claims plan $(PROFILE) --gpu-hours $(GPU_HOURS) $(if $(TFLOPS),--tflops $(TFLOPS)),:)
 
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY)
@@ -50,8 +55,14 @@ export: $(READY)
 # --- report: what changed is executed again, then Quarto or nbconvert makes the site of it
 EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
 
-report: $(READY)
-	@$(MAKE) --no-print-directory -j$(JOBS) _site/index.html
+report: $(READY) runs-$(RUNS)
+	@$(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
+
+# RUNS: ours, or the authors' own, imported from the archive that they publish
+runs-ours:
+runs-authors: $(READY)
+	@test -n "$(AUTHORS_ZIP)" || { echo "RUNS=authors needs AUTHORS_ZIP=…/raw_results_json.zip, the archive of their runs that the authors publish." >&2; exit 1; }
+	@python -m kd_capacity.records import "$(AUTHORS_ZIP)"
 
 _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 	@mkdir -p $(@D)
@@ -59,19 +70,19 @@ _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 	@$(EXECUTE) --cwd nbs $< $(@D)/.$*.ipynb 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
 	@mv $(@D)/.$*.ipynb $@
 
-# these two show records: again when a record or the choice of profiles changed
+# these show records: again when a record or the choice of profiles changed
 _build/nbs/index.ipynb: _build/records
-_build/report/analysis.ipynb: nbs/report/analysis.ipynb $(LIBRARY) _build/records
+_build/report/%.ipynb: nbs/report/%.ipynb $(LIBRARY) _build/records
 	@mkdir -p $(@D)
-	@echo "executing nbs/report/analysis.ipynb for $(PROFILE)"
-	@$(EXECUTE) --cwd nbs/report $< $(@D)/.analysis.ipynb -p profiles "$(PROFILE)" 2> $(@D)/analysis.log || { cat $(@D)/analysis.log >&2; exit 1; }
-	@mv $(@D)/.analysis.ipynb $@
+	@echo "executing nbs/report/$*.ipynb for $(PROFILE)"
+	@$(EXECUTE) --cwd nbs/report $< $(@D)/.$*.ipynb -p profiles "$(PROFILE)" 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
+	@mv $(@D)/.$*.ipynb $@
 
 _build/records: FORCE
 	@mkdir -p $(@D)
 	@{ echo "$(PROFILE)"; find $(RESULTS) -name record.json -exec cksum {} + 2>/dev/null | sort; } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-_site/index.html: $(CHAPTERS) _build/report/analysis.ipynb _quarto.yml $(wildcard theme/*)
+_site/index.html: $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
 	@python -m kd_capacity.report site
 	@touch $@

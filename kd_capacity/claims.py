@@ -6,9 +6,10 @@
 __all__ = ['MARGIN', 'FLAT', 'VERDICTS', 'INF', 'SCALE', 'LARGE', 'SMALL', 'V1_SEEDS', 'CLAIMS', 'SPEED', 'LEDGER', 'Rule',
            'more_than', 'less_than', 'within', 'judge', 'Cell', 'Contrast', 'contrast', 'student', 'baseline',
            'teacher', 'defect', 'other_stem', 'alone', 'cell_name', 'Evidence', 'evidence', 'published_evidence',
-           'Part', 'Claim', 'moderation_weights', 'part_verdict', 'verdict', 'p_value', 'p_adjusted', 'seeds_for',
-           'seeds_for_claim', 'run_hours', 'to_decide', 'ledger', 'ledger_text', 'details_text', 'ledger_finding',
-           'Budget', 'budget', 'spread', 'decidable', 'stopping_rule', 'plan_text', 'main']
+           'Part', 'Claim', 'moderation_weights', 'spread_of', 'part_verdict', 'verdict', 'p_value', 'p_adjusted',
+           'seeds_for', 'seeds_for_claim', 'run_hours', 'to_decide', 'ledger', 'ledger_text', 'details_text',
+           'ledger_finding', 'moderation_of', 'clipping_of', 'Budget', 'budget', 'spread', 'decidable', 'stopping_rule',
+           'plan_text', 'main']
 
 # %% ../nbs/13_claims.ipynb #3eea6cc7
 import math, re, sys
@@ -325,10 +326,11 @@ def _flat_agreement(e):
     mean = {c: -1/len(cells) for c in cells}
     return [Part(cell_name(c), e.of(_sum(mean, {c: 1}), 'agreement'), within(FLAT)) for c in cells]
 
-# %% ../nbs/13_claims.ipynb #cf7993d5
+# %% ../nbs/13_claims.ipynb #a4e434d2
 V1_SEEDS = 3
 
-def _pooled(e):
+def spread_of(e):
+    "Standard deviation between seeds in pp, pooled over the cells of an Evidence."
     v = [c.std**2 for c in e.cells.get('accuracy', {}).values() if c.std > 0]
     return math.sqrt(np.mean(v)) if v else math.nan
 
@@ -336,7 +338,7 @@ def _first_version(e):
     "(cells of the first version with its gains above a baseline of 0, weights of its mean gain minus that of this evidence)."
     t = records.published('v1'); t = t[t.quantity == 'gain']
     keys = [(*pair.split('-'), m) for pair, m in zip(t.pair, t.method)]
-    cells = {('v1', *k): Cell(V1_SEEDS, g, _pooled(e)) for k, g in zip(keys, t.value)} | {('v1-baseline', None, s, 'none'): Cell(V1_SEEDS, 0., _pooled(e)) for _, s, _ in keys}
+    cells = {('v1', *k): Cell(V1_SEEDS, g, spread_of(e)) for k, g in zip(keys, t.value)} | {('v1-baseline', None, s, 'none'): Cell(V1_SEEDS, 0., spread_of(e)) for _, s, _ in keys}
     each = [_sum({('v1', *k): 1/len(keys), ('v1-baseline', None, k[1], 'none'): -1/len(keys)}, _gain(*k, -1/len(keys))) for k in keys]
     return cells, _sum(*each)
 
@@ -570,6 +572,26 @@ def ledger_finding(table):
     k = table.verdict.value_counts()
     return f'Of {len(table)} claims {k.get("supported", 0)} supported, {k.get("contradicted", 0)} contradicted, {k.get("inconclusive", 0)} inconclusive'
 
+# %% ../nbs/13_claims.ipynb #a6369d73
+def moderation_of(e): # Evidence
+    "Gain of LARGE minus gain of SMALL for each teacher and method that have both, with the columns of `statistics.moderation_table`."
+    both = [(t, m) for _, t, s, m in _students(e) if s == LARGE and student(t, SMALL, m) in _students(e)]
+    rows = []
+    for t, m in both:
+        c = e.of(moderation_weights(t, [m]), 'accuracy')
+        rows.append(('difference of gains', t, m, c.estimate, c.se, c.df, *c.interval(), 2*stats.t.sf(abs(c.estimate/c.se), c.df), c.why))
+    return pd.DataFrame(rows, columns='way teacher method estimate se df ci_low ci_high p note'.split())
+
+def clipping_of(e, margin=MARGIN): # Evidence
+    "The defect minus the correct clip for each pair that has both, with columns of `statistics.clipping_equivalence`."
+    rows = []
+    for key in e.keys('clipping'):
+        a, b = key, student(*key[1:])
+        if b not in e.cells['accuracy']: continue
+        q = statistics.equivalence_from_summary(*((c.n, c.mean, c.std) for c in (e.cells['accuracy'][k] for k in (a, b))), margin)
+        rows.append((*key[1:], 'student_only', q.difference, *e.of({a: 1, b: -1}, 'accuracy').interval(), q.ci_low, q.ci_high, q.p, margin, q.equivalent, q.note))
+    return pd.DataFrame(rows, columns='teacher student method clipping estimate ci_low ci_high tost_low tost_high tost_p margin equivalent note'.split())
+
 # %% ../nbs/13_claims.ipynb #b11312f5
 @dataclass(frozen=True)
 class Budget:
@@ -608,11 +630,11 @@ def budget(name,         # a profile
     while n < 10_000 and left >= costs.get(n, full): left, n = left - costs.get(n, full), n + 1
     return Budget(n, seeds.nunique(), hours, float(todo[~by_seed].sum()), float(full), speed, source)
 
-# %% ../nbs/13_claims.ipynb #e389f919
+# %% ../nbs/13_claims.ipynb #788a8188
 def spread(name, results=None):
     "(standard deviation between seeds in pp, where it comes from)."
     sd, df = statistics.pooled_std(records.load_runs(Path(results or results_dir())/name))
-    return (sd, f'runs of {name}, {df} degrees of freedom') if df else (_pooled(published_evidence()), 'the published table')
+    return (sd, f'runs of {name}, {df} degrees of freedom') if df else (spread_of(published_evidence()), 'the published table')
 
 def _undecidable(parts, e, pairs):
     "Why nothing can be said of a claim's seeds; empty where something can."
