@@ -1,0 +1,631 @@
+"""Statistics: every test against scipy, statsmodels or a hand value; what intervals keep; what bad input becomes."""
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import baseline, cell, frame, row, student, write
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats import multitest, power, proportion
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
+
+from kd_capacity import config, records, statistics, tables
+
+A, B = [0.9512, 0.9531, 0.9540, 0.9527, 0.9519], [0.9491, 0.9500, 0.9516, 0.9488, 0.9497]
+CLOSE = dict(rel=1e-10, abs=1e-10)
+
+
+def one(table, **values):
+    "The only row with these values."
+    for k, v in values.items(): table = table[table[k] == v]
+    assert len(table) == 1, table
+    return table.iloc[0]
+
+
+def gain(*cells, **how):
+    "(only row, its note) of the gain table of these rows."
+    table = statistics.gain_table(frame([r for c in cells for r in c]), **how)
+    assert len(table) == 1 and list(table) == statistics.GAIN_COLUMNS
+    return table.iloc[0], statistics.notes(table).iloc[0]
+
+
+def whole(seeds=5, seed=0, gains=None, **more):
+    "A study with two students, two teachers, two methods; `gains` by student in pp."
+    rng, gains = np.random.default_rng(seed), gains or {}
+    draw = lambda s, g=0.: .95 + g/100 + .0014*rng.normal(size=seeds)
+    rows = [r for s in statistics.STUDENTS for r in cell(baseline(s), draw(s))]
+    for t in ('resnet50', 'resnet101'):
+        for s in statistics.STUDENTS:
+            for m in ('logit', 'feature'): rows += cell(student(t, s, m), draw(s, gains.get(s, 0)), **more)
+    return frame(rows)
+
+
+# --- against libraries
+
+def test_welch_is_scipys():
+    r, note = gain(cell(student(), A), cell(baseline(), B[:4]))
+    t = stats.ttest_ind(A, B[:4], equal_var=False)
+    assert [r.welch_t, r.welch_df, r.welch_p] == pytest.approx([t.statistic, t.df, t.pvalue], **CLOSE)
+    assert [r.ci_low, r.ci_high] == pytest.approx([100*v for v in t.confidence_interval(.95)], **CLOSE)
+    assert [r['mean'], r.baseline_mean, r.gain] == pytest.approx([100*np.mean(A), 100*np.mean(B[:4]), 100*(np.mean(A) - np.mean(B[:4]))], **CLOSE)
+    assert (r.n, r.n_baseline, note) == (5, 4, 'paired over 4 common seeds')
+    wide = gain(cell(student(), A), cell(baseline(), B), confidence=.99)[0]
+    cm = CompareMeans(DescrStatsW(100*np.array(A)), DescrStatsW(100*np.array(B)))
+    assert [wide.ci_low, wide.ci_high] == pytest.approx(cm.tconfint_diff(.01, usevar='unequal'), **CLOSE)
+
+
+def test_paired_is_scipys_by_seed():
+    shuffled = [{**r, 'seed': s} for r, s in zip(cell(student(), A), (3, 1, 4, 0, 2))]
+    r, _ = gain(shuffled, cell(baseline(), B))
+    t = stats.ttest_rel(A, [B[s] for s in (3, 1, 4, 0, 2)])
+    assert [r.paired_t, r.paired_p] == pytest.approx([t.statistic, t.pvalue], **CLOSE)
+    e = statistics.paired(pd.Series(A), pd.Series(B))
+    t = stats.ttest_rel(A, B)
+    assert [e.ci_low, e.ci_high, e.se*t.statistic] == pytest.approx([*(100*v for v in t.confidence_interval()), e.estimate], **CLOSE)
+
+
+def test_bootstrap_is_scipys():
+    boot = statistics.bootstrap_gain(A, B, np.random.default_rng(4), 1500)
+    md = lambda a, b, axis: a.mean(axis) - b.mean(axis)
+    for method, ours in (('percentile', boot[:2]), ('BCa', boot[2:])):
+        theirs = stats.bootstrap((100*np.array(A), 100*np.array(B)), md, n_resamples=1500, method=method, rng=np.random.default_rng(4), batch=400_000)
+        assert ours == pytest.approx(theirs.confidence_interval, **CLOSE)
+    r, _ = gain(cell(student(), A), cell(baseline(), B), rng=np.random.default_rng(4), resamples=1500)
+    assert [r.boot_low, r.boot_high] == pytest.approx(boot[2:], **CLOSE)
+
+
+def test_many_bootstraps_at_once_are_each_their_own():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(.95, .001, (2, 3, 5))
+    together = statistics.bootstrap_gain(a, b, np.random.default_rng(4), 500)
+    for i in range(3): assert [v[i] for v in together] == pytest.approx(statistics.bootstrap_gain(a[i], b[i], np.random.default_rng(4), 500), **CLOSE)
+
+
+@pytest.mark.parametrize('n', [3, 5])
+def test_permutation_counts_every_split(n):
+    a, b = np.array(A[:n]), np.array(B[:n])
+    every = np.concatenate([a, b])
+    split = [every[list(s)].mean() - every[[i for i in range(2*n) if i not in s]].mean() for s in combinations(range(2*n), n)]
+    expected = np.mean(np.abs(split) >= abs(a.mean() - b.mean()) - 1e-12)
+    r, note = gain(cell(student(), a), cell(baseline(), b))
+    assert r.permutation_p == pytest.approx(expected, **CLOSE)
+    assert statistics.smallest_p(n, n) == pytest.approx({3: .1, 5: 2/252}[n])
+    assert ('smallest permutation p is 0.1' in note) == (n == 3)
+
+
+def test_three_runs_cannot_reach_5_percent():
+    r, _ = gain(cell(student(), [.99, .991, .992]), cell(baseline(), [.5, .51, .52]))
+    assert r.permutation_p == pytest.approx(.1) and r.welch_p < 1e-3
+
+
+def test_adjusted_p_over_the_rows_that_have_one():
+    runs = whole()
+    alone = cell(student('resnet34', 'resnet18', 'feature'), A[:1])  # n = 1: no p, no member of the family
+    g = statistics.gain_table(pd.concat([runs, frame(alone)]))
+    known = g.welch_p.notna()
+    assert known.sum() == 8 and np.isnan(g.holm_p[8])
+    for column, method in (('holm_p', 'holm'), ('bh_p', 'fdr_bh')):
+        assert g[column][known].tolist() == pytest.approx(multitest.multipletests(g.welch_p[known], method=method)[1].tolist(), **CLOSE)
+    p = np.sort(g.welch_p[known])
+    assert np.sort(g.holm_p[known]) == pytest.approx(np.minimum(np.maximum.accumulate(p*np.arange(8, 0, -1)), 1))
+
+
+def test_hedges_g_by_hand():
+    r, _ = gain(cell(student(), A), cell(baseline(), B))
+    pooled = np.sqrt((np.var(A, ddof=1) + np.var(B, ddof=1))/2)
+    assert r.hedges_g == pytest.approx((1 - 3/(4*8 - 1))*(np.mean(A) - np.mean(B))/pooled, **CLOSE)
+
+
+def test_adjusted_intervals_are_bonferronis():
+    g = statistics.with_adjusted_intervals(statistics.gain_table(whole()))
+    r = g.iloc[2]
+    se = r.gain/r.welch_t
+    half = stats.t.ppf(1 - .025/8, r.welch_df)*se
+    assert [r.adjusted_low, r.adjusted_high] == pytest.approx([r.gain - half, r.gain + half], **CLOSE)
+
+
+# --- from a summary
+
+def summary_of(runs):
+    rows = [(s, 'none', None, v) for (s,), v in runs[runs.role == 'baseline'].groupby(['student']).test_best]
+    rows += [(s, m, t, v) for (t, s, m), v in runs[runs.role == 'student'].groupby(['teacher', 'student', 'method'], sort=False).test_best]
+    return pd.DataFrame([{'teacher': t, 'student': s, 'method': m, **statistics.summary(v)} for s, m, t, v in rows])
+
+
+def test_a_summary_says_what_the_runs_say():
+    runs = whole()
+    raw, short = statistics.gain_table(runs), statistics.gain_table_from_summary(summary_of(runs))
+    assert list(short) == statistics.GAIN_COLUMNS
+    without = ['paired_t', 'paired_p', 'boot_low', 'boot_high', 'permutation_p']
+    pd.testing.assert_frame_equal(short.drop(columns=without), raw.drop(columns=without), rtol=1e-9, check_dtype=False)
+    assert short[without].isna().all().all()
+
+
+def test_the_published_summary_is_judged():
+    paper = records.published('v2').rename(columns={'test_best_mean': 'mean', 'test_best_std': 'std', 'seeds': 'n'})
+    g = statistics.gain_table_from_summary(paper)
+    assert len(g) == 8
+    r = one(g, teacher='resnet101', student='resnet34', method='feature')
+    t, p = stats.ttest_ind_from_stats(95.26, .11, 5, 95.04, .13, 5, equal_var=False)
+    assert [r.gain, r.welch_t, r.welch_p] == pytest.approx([.22, t, p]) and r.welch_p < .05 < r.holm_p
+    assert set(g[g.welch_p < .05].student + g[g.welch_p < .05].method) == {'resnet34feature'} and not (g.holm_p < .05).any()
+
+
+@pytest.mark.parametrize('change, says', [
+    ({'n': 1}, 'n = 1: no interval'), ({'n': np.nan}, 'not run'), ({'mean': np.nan}, 'not run'), ({'std': np.nan}, 'no spread')])
+def test_a_poor_summary_has_a_word(change, says):
+    s = pd.DataFrame([('resnet50', 'resnet18', 'logit', 3, 95.1, .1), (None, 'resnet18', 'none', 3, 95., .1)], columns='teacher student method n mean std'.split())
+    for c, v in change.items(): s[c] = s[c].astype(float).where(s.index > 0, v)
+    g = statistics.gain_table_from_summary(s)
+    assert says in statistics.notes(g)[0] and np.isnan(g.welch_p[0])
+    assert statistics.notes(statistics.gain_table_from_summary(s[:1].assign(mean=95.1, n=3, std=.1)))[0] == 'no baseline'
+    twice = statistics.gain_table_from_summary(pd.concat([s, s[1:]]).assign(mean=95., n=3, std=.1))
+    assert '2 baselines, not pooled' in statistics.notes(twice)[0] and np.isnan(twice.gain[0])
+
+
+# --- moderation
+
+def four(runs, method='feature', teacher='resnet50'):
+    of = lambda s, m: 100*runs[(runs.student == s) & (runs.method == m) & (runs.teacher.eq(teacher) | (m == 'none'))].test_best
+    return [of(s, m) for s in ('resnet34', 'resnet18') for m in (method, 'none')]
+
+
+def test_moderation_is_the_difference_of_the_gains():
+    runs = whole(gains={'resnet34': .3})
+    m, g = statistics.moderation(runs, 'resnet50', 'feature'), statistics.gain_table(runs)
+    large, small = (one(g, teacher='resnet50', student=s, method='feature') for s in statistics.STUDENTS)
+    cells = four(runs)
+    part = [x.var()/5 for x in cells]
+    df = sum(part)**2/sum(p**2/4 for p in part)
+    half = stats.t.ppf(.975, df)*np.sqrt(sum(part))
+    assert m[:6] == pytest.approx([large.gain - small.gain, np.sqrt(sum(part)), df, m.estimate - half, m.estimate + half, 2*stats.t.sf(abs(m.estimate)/m.se, df)], **CLOSE)
+    by_seed = statistics.moderation(runs, 'resnet50', 'feature', pair_seeds=True)
+    a, b, c, d = (x.to_numpy() for x in cells)
+    t = stats.ttest_1samp(a - b - c + d, 0)
+    assert [by_seed.estimate, by_seed.p, by_seed.df] == pytest.approx([m.estimate, t.pvalue, 4], **CLOSE)
+
+
+def test_moderation_with_a_teacher_each():
+    runs = whole()
+    m = statistics.moderation(runs, ('resnet101', 'resnet50'), 'logit')
+    a, b = four(runs, 'logit', 'resnet101')[:2]; c, d = four(runs, 'logit', 'resnet50')[2:]
+    assert m.estimate == pytest.approx(a.mean() - b.mean() - c.mean() + d.mean(), **CLOSE)
+
+
+def test_regression_is_statsmodels_interaction():
+    runs = whole(gains={'resnet34': .3})
+    t = pd.concat([pd.DataFrame({'y': x, 'large': l, 'kd': k}) for x, l, k in zip(four(runs), (1, 1, 0, 0), (1, 0, 1, 0))])
+    fit = ols('y ~ large*kd', t).fit(cov_type='HC3', use_t=True)
+    r = statistics.moderation_regression(runs, 'resnet50', 'feature')
+    assert [r.estimate, r.se, r.p, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], fit.pvalues['large:kd'], 16], **CLOSE)
+    assert [r.ci_low, r.ci_high] == pytest.approx(fit.conf_int().loc['large:kd'].tolist(), **CLOSE)
+
+
+def test_pooled_counts_a_shared_baseline_once():
+    runs = whole()
+    p, g = statistics.moderation_pooled(runs), statistics.gain_table(runs)
+    mean = lambda s: g[g.student == s].gain.mean()
+    v = 0.
+    for s in statistics.STUDENTS:
+        mine = runs[runs.student == s]
+        v += sum((100*x).var()/5 for _, x in mine[mine.role == 'student'].groupby(['teacher', 'method']).test_best)/16 + (100*mine[mine.role == 'baseline'].test_best).var()/5
+    assert [p.estimate, p.se] == pytest.approx([mean('resnet34') - mean('resnet18'), np.sqrt(v)], **CLOSE)
+    assert statistics.moderation_pooled(runs, teacher='resnet50', method='logit')[:6] == pytest.approx(statistics.moderation(runs, 'resnet50', 'logit')[:6], **CLOSE)
+
+
+def test_gain_by_size_finds_the_slope():
+    sizes = {'resnet18': 2., 'resnet34': 8., 'resnet50': 4.}  # doublings: 1, 3, 2
+    rows = []
+    for s, x in sizes.items():
+        noise = np.array([-.001, 0, .001])
+        rows += cell(baseline(s), .9 + noise, ) + cell(student('resnet101', s), .9 + .0005*np.log2(x) + noise)
+    runs = frame(rows).assign(parameters=lambda r: r.student.map(sizes))
+    e = statistics.gain_by_size(runs)
+    assert e.estimate == pytest.approx(.05, **CLOSE)
+    assert 'fewer than two student sizes' in statistics.gain_by_size(runs[runs.student == 'resnet18']).note
+    assert statistics.student_sizes(runs) == sizes
+    assert np.isnan(statistics.student_sizes(runs.assign(parameters=range(len(runs))))['resnet18'])  # records that disagree
+
+
+def test_moderation_table_has_a_row_a_way():
+    t = statistics.moderation_table(whole())
+    assert t.way.tolist() == ['difference of gains']*4 + ['pooled, same teachers', 'pooled', 'regression (HC3)', 'per doubling (HC3)']
+    assert t.holm_p[:4].tolist() == pytest.approx(multitest.multipletests(t.p[:4], method='holm')[1].tolist()) and t.holm_p[4:].isna().all()
+
+
+@pytest.mark.parametrize('left, says', [
+    (lambda r: r[r.student == 'resnet18'], 'not run: resnet50 resnet34 feature'),
+    (lambda r: r[r.method != 'feature'], 'not run: resnet50 resnet34 feature, resnet50 resnet18 feature'),
+    (lambda r: r[~((r.role == 'baseline') & (r.student == 'resnet18'))], 'resnet18: no baseline'),
+    (lambda r: r[r.seed == 0], 'n = 1: no interval')])
+def test_moderation_without_its_cells_has_a_word(left, says):
+    runs = left(whole())
+    m = statistics.moderation(runs, 'resnet50', 'feature')
+    assert says in m.note and np.isnan([m.ci_low, m.ci_high, m.p]).all()
+    statistics.moderation_table(runs), statistics.sensitivity(runs)
+    assert np.isnan(statistics.moderation_pooled(runs, method='feature').p) and np.isnan(statistics.moderation_regression(runs, None, 'feature').p)
+
+
+def test_students_of_other_settings_are_not_compared():
+    runs = whole()
+    runs.loc[runs.student == 'resnet34', 'epochs'] = 3
+    for e in (statistics.moderation(runs, 'resnet50', 'logit'), statistics.moderation_pooled(runs), statistics.moderation_regression(runs), statistics.gain_by_size(runs)):
+        assert np.isnan(e.estimate) and 'different settings' in e.note
+
+
+# --- equivalence and power
+
+def test_tost_is_statsmodels():
+    for margin in (.1, .3, 1.):
+        e = statistics.equivalence(A, B, margin)
+        p, above, below = ttost_ind(100*np.array(A), 100*np.array(B), -margin, margin, usevar='unequal')
+        assert [e.p, e.p_above, e.p_below] == pytest.approx([p, above[1], below[1]], **CLOSE)
+        assert e.equivalent == (p < .05) == (-margin < e.ci_low and e.ci_high < margin)
+    assert statistics.equivalence([.95], B, 1).note == 'n = 1: no interval' and not statistics.equivalence([.95], B, 1).equivalent
+    assert not statistics.equivalence([.95]*3, [.95]*3, 1).equivalent  # no spread, no evidence
+    with pytest.raises(config.UserError, match='margin'): statistics.equivalence(A, B, -1)
+
+
+@pytest.mark.parametrize('n', [2, 3, 5, 10, 100])
+def test_power_is_statsmodels(n):
+    t = power.TTestIndPower()
+    assert statistics.power(.2, n, .14) == pytest.approx(t.power(.2/.14, n, .05), **CLOSE)
+    assert statistics.power(.2, n, .14, tests=8) == pytest.approx(t.power(.2/.14, n, .05/8), **CLOSE)
+    assert statistics.power(statistics.detectable(n, .14), n, .14) == pytest.approx(.8)
+    assert statistics.power(statistics.detectable(n, .14, .9, tests=8, interaction=True), n, .14, tests=8, interaction=True) == pytest.approx(.9)
+
+
+def test_seeds_needed_is_the_smallest_number():
+    for effect, how in ((.2, {}), (.1, {'tests': 8}), (.1, {'interaction': True}), (5., {})):
+        n = statistics.seeds_needed(effect, .14, **how)
+        assert statistics.power(effect, n, .14, **how) >= .8 and (n == 2 or statistics.power(effect, n - 1, .14, **how) < .8)
+    assert statistics.seeds_needed(0, .14) == np.inf
+    assert statistics.seeds_needed(.1, .14, interaction=True) == pytest.approx(2*statistics.seeds_needed(.1, .14), abs=3)
+    for bad in (lambda: statistics.seeds_needed(.1, 0), lambda: statistics.seeds_needed(.1, np.nan), lambda: statistics.detectable(1, .14), lambda: statistics.detectable(5, .14, power=1.)):
+        with pytest.raises(config.UserError): bad()
+
+
+def test_power_curve_is_tidy():
+    c = statistics.power_curve([.1, .2], .14, n=[3, 5])
+    assert list(c) == 'effect n power sd tests interaction'.split()
+    assert one(c, effect=.2, n=5).power == pytest.approx(statistics.power(.2, 5, .14))
+
+
+# --- what intervals keep
+
+def many(n, studies=4000, gain=.2, seed=0):
+    rng = np.random.default_rng((seed, n))
+    return [.95 + (g + .14*rng.normal(size=(studies, n)))/100 for g in (gain, 0, 0, 0)]
+
+
+def numbers(*x): return [[f(v) for v in x] for f in (lambda v: np.full(len(v), v.shape[1]), lambda v: 100*v.mean(1), lambda v: 100*v.std(1, ddof=1))]
+
+
+def share(e, truth): return float(((e[0] <= truth) & (truth <= e[1])).mean())
+
+
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_intervals_cover_and_tests_err_at_their_rate(n):
+    a, b, c, d = many(n)
+    welch, difference = statistics.contrast([1, -1], *numbers(a, b)), statistics.contrast([1, -1, -1, 1], *numbers(a, b, c, d))
+    paired = statistics.contrast([1], *numbers(a - b))
+    assert share(welch[3:5], .2) == pytest.approx({3: .97, 5: .955, 10: .95}[n], abs=.011)  # Welch is a little wide at n = 3
+    assert share(difference[3:5], .2) == pytest.approx({3: .967, 5: .955, 10: .95}[n], abs=.011)
+    assert share(paired[3:5], .2) == pytest.approx(.95, abs=.011)
+    null = statistics.contrast([1, -1], *numbers(b, c))
+    assert (null.p <= .05).mean() == pytest.approx({3: .033, 5: .045, 10: .05}[n], abs=.011)
+    assert ((null.p <= .05) == ((null.ci_low > 0) | (null.ci_high < 0))).all()
+
+
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_the_bootstrap_covers_too_little_and_says_how_much(n):
+    a, b, *_ = many(n, 2000)
+    boot = statistics.bootstrap_gain(a, b, np.random.default_rng(1), 999)
+    for ends in (boot[:2], boot[2:]): assert share(ends, .2) == pytest.approx({3: .80, 5: .87, 10: .92}[n], abs=.025)
+
+
+@pytest.mark.parametrize('n', [3, 5])
+def test_exact_permutation_errs_at_its_rate(n):
+    _, b, c, _ = many(n, 2000)
+    p = statistics.permutation_p(b, c, np.random.default_rng(1))
+    assert (p <= .05).mean() == pytest.approx({3: 0, 5: 12/252}[n], abs=.015 if n > 3 else 0)
+    assert (p <= .1 + 1e-9).mean() == pytest.approx({3: .1, 5: 24/252}[n], abs=.02)
+
+
+def test_drawn_permutations_err_at_their_rate():
+    _, b, c, _ = many(10, 400)
+    p = statistics.permutation_p(b, c, np.random.default_rng(1), 499)
+    assert (p <= .05).mean() == pytest.approx(.05, abs=.03) and p.min() >= 1/500
+
+
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_tost_errs_at_most_at_its_rate(n):
+    a, b, *_ = many(n, 1000)  # the true difference lies on the margin
+    wrong = np.mean([statistics.equivalence(x, y, .2).equivalent for x, y in zip(a, b)])
+    assert wrong <= proportion.binom_test_reject_interval(.05, 1000, .001)[1]/1000
+    a = b[::-1] - .00001
+    assert n == 3 or np.mean([statistics.equivalence(x, y, .4).equivalent for x, y in zip(a[:200], b[:200])]) > .5
+
+
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_regression_errs_at_most_at_its_rate(n):
+    rng = np.random.default_rng(n)
+    p = []
+    for _ in range(300):
+        y = .14*rng.normal(size=4*n)
+        large, kd = np.repeat([1., 1, 0, 0], n), np.repeat([1., 0, 1, 0], n)
+        p.append(statistics._hc3(y, np.stack([np.ones(4*n), large, kd, large*kd], 1), .95).p)
+    assert np.mean(np.array(p) <= .05) <= proportion.binom_test_reject_interval(.05, 300, .001)[1]/300
+    assert np.mean(np.array(p) <= .5) > .3
+
+
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_holm_keeps_the_family_although_the_baseline_is_shared(n):
+    rng = np.random.default_rng(n)
+    b, a = .14*rng.normal(size=(1500, n)), .14*rng.normal(size=(8, 1500, n))
+    p = np.array([statistics.contrast([1, -1], *numbers(x/100, b/100)).p for x in a]).T
+    holm = 8*p.min(1) <= .05  # the smallest p decides whether any is rejected
+    for v, h in zip(p[:5], holm): assert (statistics.adjusted(v, 'holm') <= .05).any() == h
+    bh = np.mean([(statistics.adjusted(v, 'fdr_bh') <= .05).any() for v in p])
+    limit = proportion.binom_test_reject_interval(.05, 1500, .001)[1]/1500
+    assert holm.mean() <= limit and bh <= limit < np.mean((p <= .05).any(1))
+
+
+# --- selection
+
+def selection(test, validation, **more):
+    "Runs of stage select, a configuration each."
+    configurations = [{'alpha': a, 'temperature': t} for a in (.3, .5, .7) for t in (2., 3., 4.)]
+    return [row(student(stage='select', **c), test_best=x, validation_best=v, **more) for c, x, v in zip(configurations, test, validation)]
+
+
+def test_optimism_is_best_on_test_minus_best_by_validation():
+    runs = frame(cell(student(), A) + cell(baseline(), B) + selection([.95, .951, .953], [.96, .97, .94]))
+    r = statistics.selection_optimism(runs).iloc[0]
+    assert (r.configurations, r.by_test, r.by_validation) == (3, 'alpha 0.3, temperature 4', 'alpha 0.3, temperature 3')
+    assert [r.test_of_best_by_test, r.test_of_best_by_validation, r.optimism, r.test_mean] == pytest.approx([95.3, 95.1, .2, 95.13333333])
+    assert r.sd == pytest.approx(np.sqrt((np.var(A, ddof=1) + np.var(B, ddof=1))/2)*100) and r.noise == pytest.approx(r.sd*1.5/np.sqrt(np.pi))
+
+
+@pytest.mark.parametrize('rho', [0., .6])
+def test_noise_optimism_is_what_a_simulation_gives(rho):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2, 50_000, 9))
+    validation = rho*z[0] + np.sqrt(1 - rho**2)*z[1]
+    seen = (z[0].max(1) - z[0][np.arange(50_000), validation.argmax(1)])
+    assert statistics.noise_optimism(.14, 9, rho) == pytest.approx(.14*seen.mean(), abs=.003)
+    assert statistics._noise_range(1., 9, rho, rng, 50_000, .9) == pytest.approx(np.quantile(seen, [.05, .95]), abs=.05)
+
+
+def test_correlation_of_noise_is_within_cells():
+    rng = np.random.default_rng(1)
+    runs = whole(seeds=200)
+    runs['validation_best'] = runs.test_best + .0014*rng.normal(size=len(runs)) - .05*(runs.student == 'resnet34')
+    sd, rho = statistics._noise(runs, 'test_best', 'final')
+    assert (sd, rho) == (pytest.approx(.14, abs=.005), pytest.approx(1/np.sqrt(2), abs=.03))
+    assert statistics.pooled_std(runs) == (sd, 10*199)
+
+
+@pytest.mark.parametrize('rows, says', [
+    (selection([.95, .951], [np.nan]*2), '2 of 2 without test or validation accuracy left out'),
+    (selection([.95], [.95]), 'one configuration'), (selection([.95, .96], [.95, .96]), 'noise unknown'),
+    (selection([.95, .951], [.9, .9]) + selection([.95, .951], [.9, .9], data_sha256='cd', run_id='x'), 'not of one study: data_sha256 ab, cd')])
+def test_selection_without_its_numbers_has_a_word(rows, says):
+    rows = [{**r, 'run_id': str(i)} for i, r in enumerate(rows)]
+    t = statistics.selection_optimism(frame(rows))
+    assert says in statistics.notes(t)[0] and np.isnan(t.noise[0])
+    assert np.isnan(statistics.mean_optimism(t).p)
+
+
+# --- sensitivity
+
+def test_sensitivity_looks_four_ways():
+    runs = whole(gains={'resnet34': .8})
+    runs['test_final'] = runs.test_best - .01*(runs.role == 'student')  # with the final weights all gains vanish
+    runs.loc[runs.seed == 0, 'test_best'] += .0005
+    s = statistics.sensitivity(runs)
+    assert s.groupby('variant', sort=False).size().to_dict() == {'test_best': 12, 'test_final': 12, 'without seed 0': 12, 'paired by seed': 12}
+    cell = dict(quantity='gain', teacher='resnet50', student='resnet34', method='logit')
+    by = {v: one(s, variant=v, **cell) for v in s.variant.unique()}
+    assert by['test_best'].conclusion == 'above zero' and by['test_final'].conclusion == 'below zero' and not by['test_final'].same and by['test_best'].same
+    assert by['without seed 0'].n == 4
+    rest = statistics.gain_table(runs[runs.seed != 0])
+    assert by['without seed 0'].p == pytest.approx(one(rest, teacher='resnet50', student='resnet34', method='logit').welch_p)
+    assert by['paired by seed'].p == pytest.approx(one(statistics.gain_table(runs), teacher='resnet50', student='resnet34', method='logit').paired_p)
+    m = one(s, variant='paired by seed', quantity='moderation', teacher='resnet50', method='logit')
+    assert m.p == pytest.approx(statistics.moderation(runs, 'resnet50', 'logit', pair_seeds=True).p)
+    final = s[(s.variant == 'test_final') & (s.quantity == 'gain')]
+    assert final.holm_p.tolist() == pytest.approx(multitest.multipletests(final.p, method='holm')[1].tolist())
+
+
+# --- bad input
+
+def test_one_seed_has_a_word_and_no_interval():
+    r, note = gain(cell(student(), A[:1]), cell(baseline(), B))
+    assert note == 'n = 1: no interval' and r.gain == pytest.approx(100*(A[0] - np.mean(B))) and r.n == 1
+    assert r[['ci_low', 'welch_p', 'paired_p', 'holm_p', 'hedges_g', 'boot_low', 'permutation_p']].isna().all()
+    assert gain(cell(student(), A), cell(baseline(), B[:1]))[1] == 'baseline n = 1: no interval'
+
+
+def test_two_seeds_have_an_interval_and_no_bca():
+    r, note = gain(cell(student(), A[:2]), cell(baseline(), B[:2]))
+    assert r.welch_p == pytest.approx(stats.ttest_ind(A[:2], B[:2], equal_var=False).pvalue) and 'percentile bootstrap' in note
+    assert [r.boot_low, r.boot_high] == pytest.approx(statistics.bootstrap_gain(A[:2], B[:2], np.random.default_rng(0))[:2])
+
+
+def test_missing_baseline_has_a_word():
+    r, note = gain(cell(student(), A))
+    assert (note, r.n_baseline) == ('no baseline', 0) and np.isnan(r.gain)
+    r, note = gain(cell(student(), A), cell(baseline(epochs=3), B))
+    assert np.isnan(r.gain) and note.startswith('no baseline of equal settings (epochs ')
+
+
+def test_unequal_seeds_are_paired_where_they_meet():
+    late = [{**r, 'seed': r['seed'] + 3} for r in cell(baseline(), B)]  # seeds 3 to 7 against 0 to 4
+    r, note = gain(cell(student(), A), late)
+    assert note == 'paired over 2 common seeds' and r.paired_p == pytest.approx(stats.ttest_rel(A[3:], B[:2]).pvalue)
+    apart = [{**r, 'seed': r['seed'] + 9} for r in cell(baseline(), B)]
+    r, note = gain(cell(student(), A), apart)
+    assert note == 'fewer than 2 common seeds: not paired' and np.isnan(r.paired_p) and np.isfinite(r.welch_p)
+
+
+def test_duplicate_runs_count_once():
+    rows = cell(student(), A) + cell(baseline(), B)
+    expected, _ = gain(rows)
+    r, note = gain(rows, rows)
+    pd.testing.assert_series_equal(r, expected); assert note == ''
+    copy = [{**rows[0], 'run_id': 'copy'}]
+    r, note = gain(rows, copy)
+    pd.testing.assert_series_equal(r, expected); assert note == 'seed 0 more than once with equal accuracy, counted once'
+    r, note = gain(rows, [{**rows[0], 'run_id': 'other', 'test_best': .9}])
+    assert np.isnan(r.gain) and 'seed 0 more than once with different accuracy, not judged' in note
+    r, note = gain(rows, [{**rows[-1], 'run_id': 'other', 'test_best': .9}])
+    assert np.isnan(r.gain) and note.startswith('baseline: seed 4 more than once')
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -1., 95.2])
+def test_what_is_no_accuracy_is_left_out_and_said(bad):
+    r, note = gain(cell(student(), A + [bad]), cell(baseline(), B))
+    expected, _ = gain(cell(student(), A), cell(baseline(), B))
+    pd.testing.assert_series_equal(r, expected); assert note == '1 of 6 without accuracy left out'
+    r, note = gain(cell(student(), [bad]*3), cell(baseline(), B))
+    assert (r.n, note) == (0, '3 of 3 without accuracy left out; not run') and np.isnan(r.gain)
+
+
+def test_a_single_method_is_a_family_of_one():
+    r, _ = gain(cell(student(), A), cell(baseline(), B))
+    assert r.holm_p == r.bh_p == r.welch_p
+    assert len(statistics.moderation_table(frame(cell(student(), A) + cell(baseline(), B)))) == 3
+
+
+@pytest.mark.parametrize('other, says', [({'alpha': .9}, 'alpha 0.5, 0.9'), ({'temperature': 2.}, 'temperature 4.0, 2.0'), ({'width': 16}, 'width'), ({'epochs': 3}, 'epochs')])
+def test_configurations_are_not_pooled(other, says):
+    r, note = gain(cell(student(), A), cell(student(**other), [.1, .2]), cell(baseline(), B))
+    assert 'several configurations, not pooled' in note and says in note
+    assert r.n == 0 and r[['mean', 'gain', 'welch_p', 'boot_low', 'permutation_p']].isna().all()
+
+
+def test_profiles_are_not_pooled():
+    rows = cell(student(), A) + cell(baseline(), B)
+    r, note = gain(rows, [{**r, 'profile': 'mine', 'run_id': 'mine' + r['run_id']} for r in rows])
+    assert 'profile demo, mine' in note and np.isnan(r.gain)
+
+
+def test_ablations_do_not_mix_with_the_method():
+    ablated = cell(student(clipping='student_only'), [.1, .2]) + cell(student(stem='imagenet'), [.1, .2]) + cell(baseline(stem='imagenet'), [.1, .2])
+    r, note = gain(cell(student(), A), cell(baseline(), B), ablated)
+    expected, _ = gain(cell(student(), A), cell(baseline(), B))
+    pd.testing.assert_series_equal(r, expected)
+    assert note == 'left out: stem imagenet; left out: clipping student_only'
+    stage = cell(student(stage='select'), [.1]) + cell(student(stage='clipping', clipping='student_only'), [.1]) + cell(baseline(stage='stem', stem='imagenet'), [.1])
+    r, note = gain(cell(student(), A), cell(baseline(), B), stage)
+    pd.testing.assert_series_equal(r, expected); assert note == ''
+
+
+def test_equal_accuracies_have_no_interval():
+    same = [.9486]*3  # whose mean rounds
+    r, note = gain(cell(student(), [v + .01 for v in same]), cell(baseline(), same))
+    assert r.gain == pytest.approx(1) and 'no spread: no interval' in note
+    assert r[['ci_low', 'welch_t', 'welch_p', 'paired_p', 'hedges_g', 'boot_low', 'permutation_p']].isna().all()
+    moved = [v + .01 for v in A]
+    r, note = gain(cell(student(), moved), cell(baseline(), A))
+    assert np.isnan(r.paired_p) and note == 'equal differences: no paired test' and np.isfinite(r.welch_p)
+
+
+def test_empty_and_foreign_tables():
+    none = frame([])
+    for t in (statistics.gain_table(none), statistics.selection_optimism(none), statistics.sensitivity(none), statistics.clipping_equivalence(none, .1),
+              statistics.fidelity_tests(none), statistics.gain_table_from_summary(pd.DataFrame(columns='teacher student method n mean std'.split()))): assert len(t) == 0
+    assert list(statistics.gain_table(none)) == statistics.GAIN_COLUMNS and len(statistics.moderation_table(none)) == 3
+    assert statistics.pooled_std(none)[1] == 0 and len(statistics.with_adjusted_intervals(statistics.gain_table(none))) == 0
+    with pytest.raises(config.UserError, match="no column 'role'"): statistics.gain_table(pd.DataFrame({'test_best': [1.]}))
+    with pytest.raises(config.UserError, match="Did you mean 'test_best'"): statistics.gain_table(none, 'testbest')
+
+
+def test_few_columns_are_enough():
+    runs = frame(cell(student(), A) + cell(baseline(), B))
+    few = statistics.gain_table(runs[['role', 'teacher', 'student', 'method', 'seed', 'test_best']])
+    pd.testing.assert_frame_equal(few, statistics.gain_table(runs))
+
+
+def test_the_same_generator_gives_the_same_table():
+    runs = whole(seeds=10)
+    table = lambda seed: statistics.gain_table(runs, rng=np.random.default_rng(seed))
+    pd.testing.assert_frame_equal(table(1), table(1))
+    assert (table(1).boot_low != table(2).boot_low).any() and (table(1).permutation_p != table(2).permutation_p).any()
+    pd.testing.assert_frame_equal(statistics.gain_table(runs), table(0))
+
+
+# --- clipping
+
+def test_clipping_is_compared_with_union_of_equal_settings():
+    feature = student(method='feature')
+    ablated = replace(feature, stage='clipping', clipping='student_only')
+    runs = frame(cell(feature, A) + cell(ablated, B) + cell(replace(feature, alpha=.9), [.1, .2]) + cell(replace(ablated, student='resnet34'), A))
+    t = statistics.clipping_equivalence(runs, .3)
+    r, w = one(t, student='resnet18'), stats.ttest_ind(B, A, equal_var=False)
+    assert [r.estimate, r.p, r.ci_low] == pytest.approx([100*(np.mean(B) - np.mean(A)), w.pvalue, 100*w.confidence_interval().low], **CLOSE)
+    assert (r.n, r.n_union) == (5, 5) and r.tost_p == pytest.approx(statistics.equivalence(B, A, .3).p)
+    alone = one(t, student='resnet34')
+    assert alone.note == 'no union' and not alone.equivalent and np.isnan(alone.estimate)
+
+
+# --- logits
+
+def test_mcnemar_is_statsmodels_and_counts():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 300)
+    a, b = (np.eye(10)[np.where(rng.random(300) < p, labels, (labels + 1) % 10)] for p in (.9, .8))
+    m = statistics.mcnemar(a, b, labels)
+    right_a, right_b = a.argmax(1) == labels, b.argmax(1) == labels
+    assert (m.only_a, m.only_b) == ((right_a & ~right_b).sum(), (right_b & ~right_a).sum())
+    assert m.p == pytest.approx(mcnemar([[0, m.only_a], [m.only_b, 0]], exact=True).pvalue) == pytest.approx(stats.binomtest(m.only_a, m.only_a + m.only_b).pvalue)
+    assert m.difference == pytest.approx(100*(right_a.mean() - right_b.mean()))
+    with pytest.raises(config.UserError): statistics.mcnemar(a, b, labels[:5])
+    with pytest.raises(config.UserError): statistics.mcnemar(a, b*np.nan, labels)
+
+
+def test_calibration_error_against_a_loop():
+    rng = np.random.default_rng(0)
+    z, labels = 2*rng.normal(size=(500, 10)), rng.integers(0, 10, 500)
+    p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
+    confidence, right, expected = p.max(1), p.argmax(1) == labels, 0.
+    for m in range(15):
+        inside = (confidence > m/15) & (confidence <= (m + 1)/15)
+        if inside.any(): expected += inside.mean()*abs(right[inside].mean() - confidence[inside].mean())
+    assert statistics.calibration_error(z, labels) == pytest.approx(expected, **CLOSE)
+    assert statistics.calibration_error(1000*np.eye(10), np.arange(10)) == 0  # sure and right
+    with pytest.raises(config.UserError): statistics.calibration_error(z, labels[:3])
+
+
+@pytest.fixture
+def study(tmp_path):
+    write(config.study_runs('demo'), tmp_path)
+    return tables.planned('demo', tmp_path), tmp_path
+
+
+def test_fidelity_stands_beside_control_and_twins(study):
+    runs, root = study
+    f = statistics.fidelity_tests(runs, root)
+    assert len(f) == 6*3
+    r = one(f, teacher='resnet34', student='resnet18', method='logit', measure='kl_t1')
+    base = [replace(baseline(), seed=i).run_id for i in range(3)]
+    teacher = config.run_spec('demo', 'teacher', teacher='resnet34').run_id
+    control = [statistics.closeness(teacher, b, root)['kl_t1'] for b in base]
+    twins = [statistics.closeness(a, b, root)['kl_t1'] for a, b in combinations(base, 2)]
+    ours = runs[(runs.stage == 'final') & (runs.teacher == 'resnet34') & (runs.method == 'logit')].kl_t1
+    w = stats.ttest_ind(ours, control, equal_var=False)
+    assert [r['mean'], r.control, r.twins, r.p, r.estimate] == pytest.approx([ours.mean(), np.mean(control), np.mean(twins), w.pvalue, ours.mean() - np.mean(control)], **CLOSE)
+    assert (r.n, r.n_control, r.n_twins) == (3, 3, 3)
+    t = one(tables.fidelity(runs, root), teacher='resnet34', student='resnet18', method='logit')
+    a = one(f, teacher='resnet34', student='resnet18', method='logit', measure='agreement')
+    assert [a['mean'], a.estimate, a.ci_low, a.ci_high] == pytest.approx([t['mean'], t.gain, t.ci_low, t.ci_high], **CLOSE)
+
+
+def test_lost_logits_leave_a_word(study):
+    runs, root = study
+    f = statistics.fidelity_tests(runs, root/'elsewhere')
+    assert f.n_control.sum() == 0 and f.p.isna().all() and set(f.note) == {'no control'}
