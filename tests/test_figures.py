@@ -4,10 +4,11 @@ import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
-from made_up import baseline, cell, frame, student, write
+from made_up import baseline, cell, frame, row, student, write
 
-from kd_capacity import config, figures, records, tables
+from kd_capacity import config, figures, records, statistics, tables
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +148,80 @@ def test_spread_keeps_order_and_distance():
     moved = figures.spread(y, .5)
     assert (np.argsort(moved) == np.argsort(y)).all() and np.diff(np.sort(moved)).min() > .49
     assert figures.spread([1., 9.], .5).tolist() == [1, 9]
+
+
+# --- figures of the tests
+
+def judged(n=3):
+    "Runs of a study whose R34 students gain 1 pp, and one cell without a baseline of its own settings."
+    cells = [cell(baseline(s), .94 + .001*np.arange(n)) for s in ('resnet18', 'resnet34')]
+    cells += [cell(student('resnet50', s, m), .94 + .002*np.arange(n) + .01*(s == 'resnet34')) for s in ('resnet18', 'resnet34') for m in ('logit', 'feature')]
+    return frame([r for c in cells for r in c])
+
+
+def segments(ax): return [l for l in ax.lines if l.get_marker() in ('None', '|') and len(set(l.get_ydata())) == 1 and len(l.get_xdata()) == 2]
+
+
+def test_forest_draws_both_intervals_and_says_what_is_missing():
+    runs = judged()
+    g = statistics.with_adjusted_intervals(statistics.gain_table(runs))
+    ax = figures.forest(g)
+    drawn = sorted(tuple(l.get_xdata()) for l in segments(ax))
+    assert drawn == [pytest.approx(v) for v in sorted([*zip(g.ci_low, g.ci_high), *zip(g.adjusted_low, g.adjusted_high)])]
+    assert [l.get_xdata()[0] for l in marks(ax, 'o')] == pytest.approx(g.gain.tolist())
+    assert [t.get_text() for t in ax.get_yticklabels()][0] == 'R50 → R18, Logit-KD' and '(pp)' in ax.get_xlabel()
+    assert all('n = 3' in t and 'Holm p' in t for t in names(ax))
+    ax = figures.forest(statistics.gain_table(judged(1)))
+    assert not segments(ax) and set(names(ax)) == {'baseline n = 1: no interval'}
+    alone = statistics.gain_table(runs[runs.role == 'student'])
+    ax = figures.forest(alone)
+    assert not segments(ax) and not marks(ax, 'o') and set(names(ax)) == {'no baseline'}
+    assert len(figures.forest(alone[:0]).lines) == 1
+
+
+def test_moderation_is_drawn_with_p_or_reason():
+    t = statistics.moderation_table(judged())
+    ax = figures.moderation(t)
+    assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted(zip(t.ci_low, t.ci_high))]
+    assert names(ax)[0] == f'+1.00   {figures._p(t.p[0])}'
+    ax = figures.moderation(statistics.moderation_table(judged()[lambda r: r.student == 'resnet18']))
+    assert not segments(ax) and 'no gain with an interval for resnet34' in names(ax)[0]
+
+
+def test_gain_against_size_joins_the_students_of_a_teacher():
+    runs = judged()
+    ax = figures.gain_against_size(statistics.gain_table(runs), statistics.student_sizes(runs))
+    joined = [l for l in ax.lines if l.get_marker() == 'o']
+    assert len(joined) == 2 and all(len(l.get_xdata()) == 2 for l in joined) and ax.get_xscale() == 'log'
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['R18\n11.2 M', 'R34\n21.3 M']
+    assert names(ax) == ['Logit-KD, R50', 'Feature-KD, R50']
+    figures.gain_against_size(statistics.gain_table(frame([])), {})
+
+
+def test_power_marks_the_papers_n():
+    t = statistics.power_curve([.1, .2], .14, interaction=True)
+    ax = figures.power_curves(t, marked=(3, 5))
+    assert names(ax) == ['n = 3', 'n = 5', '0.10 pp', '0.20 pp'] and 'difference of gains' in ax.get_ylabel()
+    assert [l.get_xdata()[0] for l in ax.lines if len(set(l.get_xdata())) == 1] == [3, 5]
+    assert any(list(l.get_ydata()) == [.8, .8] for l in ax.lines)
+
+
+def test_optimism_stands_beside_noise():
+    select = [row(student(stage='select', alpha=a), test_best=x, validation_best=v) for a, x, v in ((.3, .95, .94), (.5, .948, .95), (.7, .949, .93))]
+    t = statistics.selection_optimism(pd.concat([judged(), frame(select)]))
+    ax = figures.optimism(t)
+    assert names(ax) == ['+0.20   3 configurations'] and marks(ax, 'o')[0].get_xdata()[0] == pytest.approx(.2)
+    assert [l.get_xdata()[0] for l in ax.lines if l.get_color() == figures.GREY] == pytest.approx(t.noise.tolist())
+    assert names(figures.optimism(statistics.selection_optimism(frame(select[:1])))) == ['+0.00   1 configuration']
+
+
+def test_equivalence_shows_margin_and_verdict():
+    ablated = cell(student(method='feature', stage='clipping', clipping='student_only'), .94 + .002*np.arange(3))
+    t = statistics.clipping_equivalence(pd.concat([judged(), frame(ablated)]), 2.)
+    ax = figures.equivalence(t)
+    assert names(ax) == [f'+0.00   within ± 2 pp, {figures._p(t.tost_p[0])}']
+    shaded = ax.collections[0].get_paths()[0].vertices
+    assert (shaded[:, 0].min(), shaded[:, 0].max()) == (-2, 2)
+    assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted([(t.ci_low[0], t.ci_high[0]), (t.tost_low[0], t.tost_high[0])])]
+    assert names(figures.equivalence(statistics.clipping_equivalence(frame(ablated), 2.))) == ['no union']
+    assert 'not shown' in names(figures.equivalence(statistics.clipping_equivalence(pd.concat([judged(), frame(ablated)]), .01)))[0]
