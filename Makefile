@@ -2,7 +2,7 @@
 # make test   every test, every library notebook, notebooks and package in step
 # make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2 GPU_HOURS=100
 # make report PROFILE="demo fast"         make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
-# make lab     make export     make lock
+# make bench     make lab     make export     make lock
 
 PROFILE ?= demo
 RUNS ?= ours
@@ -16,7 +16,7 @@ CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/*.ipynb))
 REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
 READY := .venv/.ready
 
-.PHONY: demo test study plan report runs-ours runs-authors lab export lock FORCE
+.PHONY: demo test study plan bench report runs-ours runs-authors lab export lock FORCE
 
 demo: $(READY)
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
@@ -34,6 +34,10 @@ plan: $(READY)
 test: $(READY)
 	@python -m pytest -n $(JOBS) tests
 	@nbdev_test --n_workers $(JOBS)
+
+# --- what the engine is worth on this machine, kept in results/benchmarks/
+bench: $(READY)
+	papermill nbs/report/benchmark.ipynb out/benchmark.ipynb --cwd nbs/report -k python3 --no-progress-bar --log-output -p measure True $(BENCH_ARGS)
 
 # --- environment: exactly requirements.lock, then the project itself, editable
 $(READY): requirements.lock pyproject.toml workflow/setup.sh
@@ -72,10 +76,13 @@ _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 
 # these show records: again when a record or the choice of profiles changed
 _build/nbs/index.ipynb: _build/records
+_build/report/%.ipynb: GIVEN = -p profiles "$(PROFILE)"
+_build/report/benchmark.ipynb: GIVEN =
+_build/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
 _build/report/%.ipynb: nbs/report/%.ipynb $(LIBRARY) _build/records
 	@mkdir -p $(@D)
 	@echo "executing nbs/report/$*.ipynb for $(PROFILE)"
-	@$(EXECUTE) --cwd nbs/report $< $(@D)/.$*.ipynb -p profiles "$(PROFILE)" 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
+	@$(EXECUTE) --cwd nbs/report $< $(@D)/.$*.ipynb $(GIVEN) 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
 	@mv $(@D)/.$*.ipynb $@
 
 _build/records: FORCE

@@ -115,7 +115,7 @@ def cell_name(key):
             'teacher': lambda: f'{_net(t)} as a teacher', 'clipping': lambda: f'{_pair(t, s)} {_methods[method]} with the clipping defect',
             'stem': lambda: f"{_net(s)} with ImageNet's stem", 'stem-cifar': lambda: f'{_net(s)} with the CIFAR stem'}[kind]()
 
-# %% ../nbs/13_claims.ipynb #d2a57018
+# %% ../nbs/13_claims.ipynb #cfb96a74
 @dataclass(frozen=True)
 class Evidence:
     "What the claims are judged on."
@@ -124,6 +124,7 @@ class Evidence:
     cells: dict                    # metric -> {key: Cell}
     gains: pd.DataFrame            # of statistics.gain_table_from_summary
     optimism: pd.DataFrame | None = None  # of statistics.selection_optimism
+    sensitivity: pd.DataFrame | None = None  # of statistics.sensitivity
     norms: dict = field(default_factory=dict)  # group -> largest gradient norm before clipping, mean over the runs
     hours: dict = field(default_factory=dict)  # key -> hours of a run, where records have them
     notes: tuple = ()              # what a reader must know of all of it
@@ -157,7 +158,7 @@ def _one_study(runs):
         found = runs[c].dropna().unique().tolist()
         if len(found) > 1: raise UserError(f'Claims are judged on one {c} at a time; these runs are of {", ".join(map(str, found))}. Pass the runs of one.')
 
-# %% ../nbs/13_claims.ipynb #76bd2b75
+# %% ../nbs/13_claims.ipynb #10c7cd2f
 def _cell(values, scale):
     x = scale*values.dropna().to_numpy(dtype=float)
     return Cell(len(x), float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else math.nan) if len(x) else Cell(0, math.nan, math.nan)
@@ -188,7 +189,9 @@ def _gain_table(cells):
     rows = [(t, s, m, c.n, c.mean, c.std) for (kind, t, s, m), c in cells.items() if kind in ('baseline', 'student')]
     return statistics.gain_table_from_summary(pd.DataFrame(rows, columns=['teacher', 'student', 'method', 'n', 'mean', 'std']))
 
-# %% ../nbs/13_claims.ipynb #08e6d129
+def _sensitivity(runs, metric): return statistics.sensitivity(runs, metric, other='test_best' if metric == 'test_final' else 'test_final')
+
+# %% ../nbs/13_claims.ipynb #cf5955d8
 def evidence(runs,               # DataFrame of `records.load_runs` or `records.import_authors`, of one profile
              metric='test_best', # accuracy that is judged
              rng=None):          # numpy Generator, for what selection does by chance
@@ -205,7 +208,7 @@ def evidence(runs,               # DataFrame of `records.load_runs` or `records.
     if failed: notes.append(f'{failed} failed runs are not counted.')
     return Evidence(source=f'{len(runs[runs.status.eq("complete")])} runs of {first.profile.iloc[0]}' if len(first) else 'no runs',
                     data=shared.get('data', ''), cells=cells, gains=_gain_table(cells['accuracy']),
-                    optimism=statistics.selection_optimism(runs, rng=rng), norms=_norms(grouped), hours=_hours(grouped), notes=tuple(notes), settings=shared)
+                    optimism=statistics.selection_optimism(runs, rng=rng), sensitivity=_sensitivity(runs, metric), norms=_norms(grouped), hours=_hours(grouped), notes=tuple(notes), settings=shared)
 
 # %% ../nbs/13_claims.ipynb #2bdc2c05
 _printed = {'test_best': 'test_best', 'test_final': 'test_final', 'validation_best': 'validation'}
@@ -350,12 +353,21 @@ def _selection(e):
     return [Part('mean gain in v1 minus mean gain here', contrast(cells, excess, e.missing), more_than(0)),
             Part('the same minus what selection by test adds', contrast(cells, _sum(excess, {('optimism', None, None, ''): -1}), e.missing), within(MARGIN))]
 
-# %% ../nbs/13_claims.ipynb #56004477
+# %% ../nbs/13_claims.ipynb #f1f2c8aa
 def _uncorrected(e):
     g = e.gains
     weak = g[(g.welch_p < 0.05) & (g.holm_p >= 0.05)] if len(g) else g
     said = [f'{_pair(r.teacher, r.student)} {_methods.get(r.method, r.method)} (p = {r.welch_p:.3f}, Holm {r.holm_p:.2f})' for r in weak.itertuples()]
     return f'Significant only without correction for {len(g)} comparisons: {", ".join(said)}.' if said else ''
+
+def _fragile(e):
+    "Gains whose conclusion hangs on a choice of how to look."
+    s = e.sensitivity
+    changed = s[s.quantity.eq('gain') & ~s.same.astype(bool) & s.ci_low.notna()] if s is not None else []
+    said = [f'{_pair(r.teacher, r.student)} {_methods.get(r.method, r.method)} {r.conclusion} {_ways.get(r.variant, r.variant)} ({_signed(r.estimate)} [{_signed(r.ci_low)}, {_signed(r.ci_high)}])'
+            for r in changed.itertuples()] if len(changed) else []
+    return f'Conclusions that change with the way of looking: {"; ".join(said)}.' if said else ''
+_ways = {'test_final': 'with the weights of the last epoch', 'test_best': 'with the weights of the best epoch'}
 
 def _step_sizes(e):
     "The confound of the clip: how far each method's gradients are shrunk."
@@ -398,11 +410,11 @@ CLAIMS = (
           'CIFAR stem minus ImageNet stem for each network; the smallest worth minus 10 times each gain', 'Supported: every worth lies above 5 and every difference above 0; contradicted: one wholly below',
           _stem_against_gains(10), (_single_runs,)))
 
-# %% ../nbs/13_claims.ipynb #8d85c69e
+# %% ../nbs/13_claims.ipynb #d3917cfb
 CLAIMS += (
     Claim('v2.1', 'The only significant gains belong to R34 students under Feature-KD (+0.19 from R50, +0.21 from R101)', 'v2, main results',
           'every gain', f'Supported: both of R34’s Feature-KD gains lie above 0 with Holm’s p < 0.05 over all gains, and every other gain is shown to be below {MARGIN}; contradicted: one of them wholly on the other side',
-          _only_large_feature, (_uncorrected, _step_sizes)),
+          _only_large_feature, (_uncorrected, _fragile, _step_sizes)),
     Claim('v2.2', 'Doubling the teacher (R50 to R101) at equal teacher accuracy leaves the gain unchanged', 'v2, main results',
           'R34 taught by R101 minus R34 taught by R50, each method', f'Supported: every interval lies within ± {MARGIN} (equivalence); contradicted: one wholly outside',
           _teacher_size, (_teachers_equal, _one_teacher)),

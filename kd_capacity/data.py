@@ -315,30 +315,40 @@ def augmentation(n: int,       # images
     flips = rng.random(n) < (0.5 if flip else 0)
     return torch.from_numpy(offsets), torch.from_numpy(flips)
 
-# %% ../nbs/01_data.ipynb #8d62a8ad
+# %% ../nbs/01_data.ipynb #3355c809
+def _take(padded, h, w, top, left, flips):
+    "The windows of h x w at (top, left), mirrored where `flips`; on any device, without a transfer."
+    windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (b, channels, top, left, h, w), a view: nothing is copied
+    views = windows[torch.arange(len(padded), device=padded.device), :, top, left]
+    return torch.where(flips[:, None, None, None], views.flip(3), views)
+
+def _take_on_cpu(padded, h, w, top, left, flips):
+    "The same by NumPy, which copies whole rows where torch's indexing copies bytes."
+    windows, flips = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (h, w), axis=(2, 3)), flips.numpy()
+    views = windows[np.arange(len(padded)), :, top.numpy(), left.numpy()]
+    views[flips] = views[flips, :, :, ::-1]
+    return torch.from_numpy(views)
+
+# %% ../nbs/01_data.ipynb #ddd4388d
 def crop_flip(images: torch.Tensor,  # uint8 (b, channels, height, width)
               offsets: torch.Tensor, # int64 (b, 2): top and left, 0..2*padding
               flips: torch.Tensor,   # bool (b,)
               padding: int,          # black pixels added on every side
              ) -> torch.Tensor:
     "Each image padded with zeros, cropped at its offset to its size, mirrored where flips says so; uint8, same shape."
-    b, c, h, w = images.shape
     padded = F.pad(images, (padding,) * 4)
-    rows = offsets[:, :1] + torch.arange(h, device=images.device)
-    columns = offsets[:, 1:] + torch.arange(w, device=images.device)
-    columns = torch.where(flips[:, None], columns.flip(1), columns)
-    image, channel = (torch.arange(k, device=images.device) for k in (b, c))
-    return padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    take = _take_on_cpu if images.device.type == 'cpu' else _take
+    return take(padded, *images.shape[2:], *offsets.T, flips)
 
-# %% ../nbs/01_data.ipynb #b1a81c8c
+# %% ../nbs/01_data.ipynb #67cfa496
 def normalize(images: torch.Tensor, # uint8 (b, channels, height, width)
               mean: torch.Tensor,   # (channels,), for pixels in 0..1
               std: torch.Tensor,    # (channels,)
              ) -> torch.Tensor:
     "Pixels scaled to 0..1, then to mean 0 and standard deviation 1 over the training images; float32, same shape."
-    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+    return images.float().mul_(1 / (255 * std[:, None, None])).sub_((mean / std)[:, None, None])
 
-# %% ../nbs/01_data.ipynb #d6ebdb41
+# %% ../nbs/01_data.ipynb #65fa71f3
 def batches(images: torch.Tensor, # training images, uint8 (n, channels, height, width)
             labels: torch.Tensor, # int64 (n,)
             batch_size: int,      # images a batch; the last one takes what is left
@@ -353,7 +363,7 @@ def batches(images: torch.Tensor, # training images, uint8 (n, channels, height,
     order = epoch_order(len(images), seed, epoch).to(images.device)
     offsets, flips = (t.to(images.device) for t in augmentation(len(images), seed, epoch, padding, flip))
     for index in order.split(batch_size):
-        x = crop_flip(images[index], offsets[index], flips[index], padding)
+        x = crop_flip(images.index_select(0, index), offsets[index], flips[index], padding)
         yield normalize(x, mean, std), labels[index], index
 
 # %% ../nbs/01_data.ipynb #2336119c

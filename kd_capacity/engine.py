@@ -112,10 +112,11 @@ def features_of(engine, model):
     if '_compiled' not in vars(model): vars(model)['_compiled'] = torch.compile(model.features, backend=engine.compiled)
     return vars(model)['_compiled']
 
-# %% ../nbs/09_engine.ipynb #5c48e33e
-def keep_memory():
-    "Tell glibc's malloc to keep what is freed; nothing to do where there is no glibc."
-    try: mallopt = ctypes.CDLL('libc.so.6').mallopt
+# %% ../nbs/09_engine.ipynb #5d19a678
+def keep_memory(keep=True): # False: glibc's defaults again
+    "Whether glibc's malloc keeps what is freed; nothing to do where there is no glibc."
+    try: libc = ctypes.CDLL('libc.so.6')
     except OSError: return
-    mallopt(-4, 0)           # M_MMAP_MAX: no mapping of its own for a large block
-    mallopt(-1, 2**31 - 1)   # M_TRIM_THRESHOLD: nothing back to the system
+    libc.mallopt(-4, 0 if keep else 65536)              # M_MMAP_MAX: large blocks with a mapping of their own
+    libc.mallopt(-1, 2**31 - 1 if keep else 128*1024)   # M_TRIM_THRESHOLD: free bytes at the top that go back to the system
+    if not keep: libc.malloc_trim(0)

@@ -523,3 +523,12 @@ def test_the_digits_are_kept_and_a_damaged_copy_is_noticed(tmp_path, monkeypatch
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.warns(UserWarning, match='damaged'): assert load('digits').sha256 == made.sha256
     assert load('digits').train_images.stride() == made.train_images.stride() == (64, 64, 8, 1)  # strides decide kernels, and so bits
+
+
+def test_both_ways_to_take_views_agree():
+    "What runs on a GPU (`_take`) and what runs on the CPU give the same bytes."
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 7, 9), dtype=np.uint8))
+    offsets, flips = augmentation(40, 0, 1, 2, True)
+    padded = torch.nn.functional.pad(images, (2,)*4)
+    a, b = (take(padded, 7, 9, *offsets.T, flips) for take in (data._take, data._take_on_cpu))
+    assert torch.equal(a, b) and 5 < flips.sum() < 35

@@ -33,12 +33,13 @@ def notebook(*sources, outputs=()):
     return json.dumps({'cells': cells, 'metadata': {'papermill': {'x': 1}, 'widgets': {'y': 2}}, 'nbformat': 4, 'nbformat_minor': 5})
 
 
-def execute(into, **parameters):
-    "Execute the analysis as `make report` does."
+def execute(into, *names, **parameters):
+    "Execute pages of the report as `make report` does."
     import papermill
-    (into/'_build'/'report').mkdir(parents=True)
-    papermill.execute_notebook(str(ROOT/'nbs'/'report'/'analysis.ipynb'), str(into/'_build'/'report'/'analysis.ipynb'),
-                               parameters=parameters, kernel_name='python3', progress_bar=False)
+    (into/'_build'/'report').mkdir(parents=True, exist_ok=True)
+    for name in names or ('analysis', 'statistics'):
+        papermill.execute_notebook(str(ROOT/'nbs'/'report'/f'{name}.ipynb'), str(into/'_build'/'report'/f'{name}.ipynb'),
+                                   parameters=parameters, kernel_name='python3', progress_bar=False)
 
 
 def make_site(root):
@@ -250,6 +251,48 @@ def test_report_shows_the_numbers_of_the_records(full):
     teachers = [r for r in table(page, 'Network', 'Role') if r['Profile'] == 'paper-v1' and r['Role'] == 'teacher']
     assert [(r['n'], r['95 % interval, %']) for r in teachers] == [('1', 'n = 1: no interval'), ('0 of 1', '')]
     assert len(page.select('img[src^="data:image/png"]')) >= 7 and all(i.get('alt') for i in page.select('img'))
+
+
+def test_statistics_judge_every_claim(full):
+    page = soup(full/'pages'/'statistics.html')
+    rows = table(page, 'Claim', 'Verdict')
+    assert len(rows) == 11 and all(r['Verdict'].startswith('inconclusive') for r in rows)  # digits decide nothing
+    assert any('on digits' in r['Verdict'] for r in rows)
+    assert {'Gains', 'Moderation', 'What could have been found', 'Selection on the test set', 'The clipping defect'} <= {h.get_text() for h in page.select('h2')}
+    assert len(page.select('img')) >= 8 and all(i.get('alt') for i in page.select('img'))
+    printed = [t for t in page.select('table') if 'not printed' in t.get_text()]
+    assert printed and 'not CIFAR-10' in page.get_text()
+
+
+def test_statistics_without_runs_say_so(empty):
+    page = soup(empty/'pages'/'statistics.html')
+    assert 'Of 11 claims 0 supported, 0 contradicted, 11 inconclusive' in [h.get_text() for h in page.select('h2')]
+    assert 'not run' in page.get_text() and '1 supported, 0 contradicted, 10 inconclusive' in page.get_text()  # the printed table has its verdicts
+
+
+def test_authors_runs_make_the_whole_report(tmp_path):
+    "On a made-up archive in the authors' format: both pages, and a label on every page."
+    from test_authors import archive, members
+
+    from kd_capacity import records
+    root = copy_repository(tmp_path/'site', chapters=False)
+    records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
+    execute(root, profiles='authors', results=str(tmp_path/'results'))
+    (root/'_build'/'records').write_text('authors\n')
+    site = make_site(root)
+    assert all('were not trained by this package' in soup(p).get_text() for p in pages_of(site))
+    assert len(table(soup(site/'pages'/'analysis.html'), 'Gain, pp')) == 2
+    assert 'n = 5' not in soup(site/'pages'/'analysis.html').get_text() and len(table(soup(site/'pages'/'statistics.html'), 'Claim', 'Verdict')) == 11
+
+
+def test_own_runs_have_no_label(full): assert 'The authors’ runs' not in soup(full/'index.html').get_text()
+
+
+def test_make_report_on_the_authors_runs_needs_their_archive():
+    say = lambda *args: subprocess.run(['make', '-o', '.venv/.ready', 'report', *args], cwd=ROOT, capture_output=True, text=True)
+    done = say('RUNS=authors')
+    assert done.returncode and 'RUNS=authors needs AUTHORS_ZIP=' in done.stderr and len(done.stderr.strip().split('\n')) == 2
+    assert 'allowed: ours, authors' in say('RUNS=athors').stderr
 
 
 def test_text_of_a_record_is_text(full):
