@@ -237,6 +237,7 @@ def test_ledger_of_the_authors_runs():
     assert [t.estimate['v2.4'], t.ci_low['v2.4'], t.ci_high['v2.4']] == pytest.approx([.070, .059, .082], abs=5e-4)
     assert [t.estimate['v2.7'], t.ci_low['v2.7'], t.ci_high['v2.7']] == pytest.approx([-.05, -.332, .232], abs=5e-4)
     assert 'R50 → R34 Feature-KD (p = 0.031, Holm 0.22)' in t.caveats['v2.1'] and '32.7 for Logit-KD, 12.4 for no teacher, 5.26 for Feature-KD' in t.caveats['v2.3']
+    assert 'R101 → R34 Feature-KD unclear without seed 0 (+0.12 [−0.01, +0.26])' in t.caveats['v2.1'] and 'R34 → R18 Feature-KD above zero with the weights of the last epoch' in t.caveats['v2.1']
     printed = claims.ledger(None).set_index('claim')
     both = ['v1.1', 'v1.2', 'v1.3', 'v2.1', 'v2.2', 'v2.3', 'v2.6', 'v2.7']
     assert (t.verdict[both] == printed.verdict[both]).all() and (t.estimate[both] - printed.estimate[both]).abs().drop(['v1.3', 'v2.6']).max() < .02
