@@ -152,7 +152,18 @@ def exclusive(folder,    # of the run
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-# %% ../nbs/10_training.ipynb #c6819001
+# %% ../nbs/10_training.ipynb #b3e12473
+@torch.no_grad()
+def _no_lonely_image(model, batch_size, n, shape):
+    "Batch norms need two values a channel: a last batch of one image has one, where the deepest map is one pixel."
+    if n % batch_size != 1: return
+    device = next(model.parameters()).device
+    deepest = list(model.eval().features(torch.zeros(1, *shape, device=device))[1].values())[-1]
+    if deepest[0, 0].numel() == 1:
+        raise UserError(f'batch_size = {batch_size} leaves one of the {n} training images for the last batch, and batch normalisation cannot '
+                        f'train on one image whose deepest map is one pixel; choose another, for instance -p batch_size {batch_size + 1}.')
+
+# %% ../nbs/10_training.ipynb #e99949e9
 class _Run:
     "All objects of one training; made anew from the spec each time, nothing is shared between runs."
     def __init__(self, spec, dataset, results, device):
@@ -165,6 +176,7 @@ class _Run:
         self.stats = tuple(s.to(device) for s in dataset.channel_stats(train))
         self.images, self.labels = dataset.train_images[train].to(device), dataset.train_labels[train].to(device)
         self.model = laid_out(self.engine, models.resnet(spec.arch, dataset.num_classes, spec.stem, spec.width, dataset.shape[0]).to(device))
+        _no_lonely_image(self.model, spec.batch_size, len(self.images), dataset.shape)
         self.teacher, self.teacher_record = load_teacher(spec, dataset, results, device) if spec.role == 'student' else (None, None)
         make = losses.METHODS[spec.method]
         self.method = make(spec.alpha, spec.temperature, spec.beta, spec.normalize, self.model.channels,

@@ -2,17 +2,21 @@
 import math
 import os
 import shutil
+import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import SHARED, SMALL
 from kd_capacity import checkpoint, clipping, data, losses, models, records, training
 from kd_capacity.config import UserError, run_spec
 from kd_capacity.engine import arithmetic
 from kd_capacity.training import RunFailed, train
+
+JPEGS = SHARED/'data'/'cifar10-jpeg.tar.xz'
 
 
 def baseline(**more): return replace(run_spec('demo', 'baseline', student='resnet18'), **{**SMALL, **more})
@@ -243,3 +247,22 @@ def test_too_large_a_validation_split(tmp_path):
 def test_on_a_gpu_the_record_says_whether_it_was_deterministic(tmp_path):
     r = train(baseline(), tmp_path, device='cuda')
     assert r['environment']['device'] == 'cuda' and isinstance(r['environment']['deterministic'], bool) and r['outcome']['test_best'] > 0.1
+
+
+def test_a_last_batch_of_one_image_is_refused_in_words(tmp_path):
+    "850 digits by 283 leave one; its map at layer4 is one pixel."
+    with pytest.raises(UserError, match='batch_size = 283 leaves one of the 850 training images .* -p batch_size 284'):
+        train(baseline(batch_size=283), tmp_path)
+    assert not list(tmp_path.rglob('record.json')) and not list(tmp_path.rglob('checkpoint.pt'))
+
+
+@pytest.mark.skipif(not JPEGS.exists(), reason='../shared/data/cifar10-jpeg.tar.xz is not beside this checkout: training on real images cannot be tried')
+def test_a_subset_of_the_real_images_trains_and_beats_chance(tmp_path):
+    "60 training and 30 test images a class, a thin ResNet-18: 10 % would be chance, 15.4 % is three standard errors above it."
+    with tarfile.open(JPEGS, 'r|xz') as tar:
+        for member in tar:
+            if member.isfile() and int(Path(member.name).stem) < (60 if member.name.startswith('train') else 30): tar.extract(member, tmp_path/'images', filter='data')
+    spec = baseline(data='image_folder', width=8, epochs=6, batch_size=32, lr=.1, padding=4, flip=True, validation_size=60)
+    record = train(spec, tmp_path/'results', data_root=tmp_path/'images')
+    assert record['data']['name'] == 'image_folder' and record['data']['test'] == 300
+    assert record['outcome']['test_final'] > .154, record['outcome']
