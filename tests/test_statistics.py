@@ -160,7 +160,7 @@ def test_a_poor_summary_has_a_word(change, says):
     s = pd.DataFrame([('resnet50', 'resnet18', 'logit', 3, 95.1, .1), (None, 'resnet18', 'none', 3, 95., .1)], columns='teacher student method n mean std'.split())
     for c, v in change.items(): s[c] = s[c].astype(float).where(s.index > 0, v)
     g = statistics.gain_table_from_summary(s)
-    assert says in statistics.notes(g)[0] and np.isnan(g.welch_p[0])
+    assert says in statistics.notes(g)[0] and g[['ci_low', 'welch_t', 'welch_p', 'holm_p', 'hedges_g']].isna().all(axis=None)
     assert statistics.notes(statistics.gain_table_from_summary(s[:1].assign(mean=95.1, n=3, std=.1)))[0] == 'no baseline'
     twice = statistics.gain_table_from_summary(pd.concat([s, s[1:]]).assign(mean=95., n=3, std=.1))
     assert '2 baselines, not pooled' in statistics.notes(twice)[0] and np.isnan(twice.gain[0])
@@ -202,6 +202,9 @@ def test_regression_is_statsmodels_interaction():
     r = statistics.moderation_regression(runs, 'resnet50', 'feature')
     assert [r.estimate, r.se, r.p, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], fit.pvalues['large:kd'], 16], **CLOSE)
     assert [r.ci_low, r.ci_high] == pytest.approx(fit.conf_int().loc['large:kd'].tolist(), **CLOSE)
+    every = pd.DataFrame({'y': 100*runs.test_best, 'large': runs.student.eq('resnet34').astype(int), 'kd': runs.role.eq('student').astype(int)})  # each baseline once
+    fit, r = ols('y ~ large*kd', every).fit(cov_type='HC3', use_t=True), statistics.moderation_regression(runs)
+    assert [r.estimate, r.se, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], 46], **CLOSE)
 
 
 def test_pooled_counts_a_shared_baseline_once():
@@ -264,6 +267,7 @@ def test_tost_is_statsmodels():
         p, above, below = ttost_ind(100*np.array(A), 100*np.array(B), -margin, margin, usevar='unequal')
         assert [e.p, e.p_above, e.p_below] == pytest.approx([p, above[1], below[1]], **CLOSE)
         assert e.equivalent == (p < .05) == (-margin < e.ci_low and e.ci_high < margin)
+        assert [e.ci_low, e.ci_high] == pytest.approx([100*v for v in stats.ttest_ind(A, B, equal_var=False).confidence_interval(.9)], **CLOSE)
     assert statistics.equivalence([.95], B, 1).note == 'n = 1: no interval' and not statistics.equivalence([.95], B, 1).equivalent
     assert not statistics.equivalence([.95]*3, [.95]*3, 1).equivalent  # no spread, no evidence
     with pytest.raises(config.UserError, match='margin'): statistics.equivalence(A, B, -1)
@@ -530,7 +534,8 @@ def test_equal_accuracies_have_no_interval():
     r, note = gain(cell(student(), [v + .01 for v in same]), cell(baseline(), same))
     assert r.gain == pytest.approx(1) and 'no spread: no interval' in note
     assert r[['ci_low', 'welch_t', 'welch_p', 'paired_p', 'hedges_g', 'boot_low', 'permutation_p']].isna().all()
-    moved = [v + .01 for v in A]
+    moved = [v - .45 for v in A]
+    assert len({m - v for m, v in zip(moved, A)}) > 1  # equal but for rounding
     r, note = gain(cell(student(), moved), cell(baseline(), A))
     assert np.isnan(r.paired_p) and note == 'equal differences: no paired test' and np.isfinite(r.welch_p)
 
@@ -590,7 +595,8 @@ def test_mcnemar_is_statsmodels_and_counts():
 
 def test_calibration_error_against_a_loop():
     rng = np.random.default_rng(0)
-    z, labels = 2*rng.normal(size=(500, 10)), rng.integers(0, 10, 500)
+    z = 2*rng.normal(size=(500, 10))  # unsure and often right, sure and often wrong: bins of either sign
+    labels = np.where((rng.random(500) < .7), z.argmax(1), rng.integers(0, 10, 500))
     p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
     confidence, right, expected = p.max(1), p.argmax(1) == labels, 0.
     for m in range(15):
