@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENGINES', 'SGD', 'cosine', 'arithmetic', 'Engine', 'engine_for', 'laid_out', 'fold', 'precision', 'features_of',
-           'keep_memory']
+           'keep_memory', 'share']
 
 # %% ../nbs/09_engine.ipynb #b9bcf0ea
 import copy, ctypes, math, os, torch, warnings
@@ -120,3 +120,9 @@ def keep_memory(keep=True): # False: glibc's defaults again
     libc.mallopt(-4, 0 if keep else 65536)              # M_MMAP_MAX: large blocks with a mapping of their own
     libc.mallopt(-1, 2**31 - 1 if keep else 128*1024)   # M_TRIM_THRESHOLD: free bytes at the top that go back to the system
     if not keep: libc.malloc_trim(0)
+
+# %% ../nbs/09_engine.ipynb #e1d812fb
+def share(device): # torch.device
+    "Bound this process's GPU memory to its share of KD_JOBS, the number of runs at a time that the study has set."
+    jobs = int(os.environ.get('KD_JOBS', 1))
+    if device.type == 'cuda' and jobs > 1: torch.cuda.set_per_process_memory_fraction(0.95/jobs, device)

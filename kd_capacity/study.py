@@ -184,7 +184,7 @@ def _watch(name, results, jobs, stop, out=sys.stdout):
         shown = line
     if tty: print(file=out)
 
-# %% ../nbs/11_study.ipynb #15bbaded
+# %% ../nbs/11_study.ipynb #b14095f8
 def snakemake_command(name, results, jobs, *more):
     "The Snakemake call that walks a study; only missing outputs and times of files make a run start, never a changed rule."
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(root()/'workflow'/'Snakefile'), '--directory', str(root()),
@@ -196,7 +196,7 @@ def run_study(name, results=None, jobs=1):
     profile(name)
     results, stop = Path(results or results_dir()), threading.Event()
     threads = str(max(1, len(os.sched_getaffinity(0))//jobs))
-    env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, 'KD_RESULTS': str(results)}
+    env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, 'KD_JOBS': str(jobs), 'KD_RESULTS': str(results)}
     log = results/name/'snakemake.log'
     with atomic(log) as t: t.touch()
     watcher = threading.Thread(target=_watch, args=(name, results, jobs, stop), daemon=True)

@@ -6,7 +6,7 @@
 __all__ = ['train_step', 'make_optimizer', 'RunFailed', 'train_epoch', 'evaluate', 'load_teacher', 'exclusive', 'train',
            'notebook_progress']
 
-# %% ../nbs/10_training.ipynb #9f858386
+# %% ../nbs/10_training.ipynb #6820d7aa
 import json, os, platform, shutil, time
 import filelock, numpy as np, torch
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from pathlib import Path
 from . import checkpoint, data, fidelity, losses, models, records
 from .clipping import clip_gradients
 from .config import UserError, atomic, data_dir, one_of, papermill_command, profile, run_spec
-from .engine import Engine, SGD, arithmetic, cosine, engine_for, features_of, fold, keep_memory, laid_out, precision
+from .engine import Engine, SGD, arithmetic, cosine, engine_for, features_of, fold, keep_memory, laid_out, precision, share
 from .teacher_table import TeacherTable, epoch_logits, table_key
 
 # %% ../nbs/10_training.ipynb #6dcd7d36
@@ -125,7 +125,7 @@ def load_teacher(spec,    # RunSpec of a student
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
 
-# %% ../nbs/10_training.ipynb #6cd7d45d
+# %% ../nbs/10_training.ipynb #ad385f93
 @contextmanager
 def exclusive(folder,    # of the run
               say=print, # told who is at work
@@ -150,7 +150,7 @@ def exclusive(folder,    # of the run
         owner.unlink(missing_ok=True)
         lock.release()
 
-def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
+def _now(): return datetime.now(timezone.utc).isoformat(timespec='milliseconds')
 
 # %% ../nbs/10_training.ipynb #b3e12473
 @torch.no_grad()
@@ -163,13 +163,14 @@ def _no_lonely_image(model, batch_size, n, shape):
         raise UserError(f'batch_size = {batch_size} leaves one of the {n} training images for the last batch, and batch normalisation cannot '
                         f'train on one image whose deepest map is one pixel; choose another, for instance -p batch_size {batch_size + 1}.')
 
-# %% ../nbs/10_training.ipynb #e99949e9
+# %% ../nbs/10_training.ipynb #d7db4bd2
 class _Run:
     "All objects of one training; made anew from the spec each time, nothing is shared between runs."
     def __init__(self, spec, dataset, results, device):
         torch.manual_seed(spec.seed)
         self.spec, self.device, self.data, self.engine = spec, device, dataset, engine_for(spec.engine, device)
         if self.engine.keep_memory: keep_memory()
+        share(device)
         n = len(dataset.train_labels)
         if spec.validation_size >= n: raise UserError(f'validation_size = {spec.validation_size}, but {dataset.name} has {n} training images; choose less.')
         train, self.held_out = data.split(n, spec.split_seed, spec.validation_size)

@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL
 from kd_capacity import data, losses, models, records
 from kd_capacity.config import UserError, run_spec
-from kd_capacity.engine import ENGINES, SGD, Engine, cosine, engine_for, fold, laid_out
+from kd_capacity.engine import ENGINES, SGD, Engine, cosine, engine_for, fold, laid_out, share
 from kd_capacity.statistics import equivalence
 from kd_capacity.training import train, train_step
 
@@ -102,6 +102,15 @@ def test_fast_on_a_gpu_has_what_a_gpu_pays_for():
     assert e.bfloat16 and e.compiled == 'inductor' and e.fused and e.channels_last and e.table and not e.deterministic
     assert engine_for('faithful', torch.device('cuda')) == engine_for('faithful', torch.device('cpu')) == Engine()
     with pytest.raises(UserError, match="engine = 'quick'"): engine_for('quick', torch.device('cpu'))
+
+
+def test_runs_on_one_gpu_share_its_memory(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'set_per_process_memory_fraction', lambda fraction, device: asked.append((fraction, device.type)))
+    for jobs, device in ('4', 'cuda'), ('1', 'cuda'), ('4', 'cpu'):
+        monkeypatch.setenv('KD_JOBS', jobs)
+        share(torch.device(device))
+    assert asked == [(.95/4, 'cuda')]
 
 
 def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):

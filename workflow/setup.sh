@@ -8,6 +8,10 @@ if [ -z "$python" ]; then
     echo "No Python 3.11 to 3.14 found (tried: ${PYTHON:-python3 and python3.11 to python3.14}). Install one, or name it: make demo PYTHON=/path/to/python" >&2
     exit 1
 fi
+if [ -L .venv ]; then
+    echo ".venv is a link to $(readlink .venv), and setting up would empty that folder. Remove the link, then give the command again." >&2
+    exit 1
+fi
 echo "Setting up .venv with $("$python" --version): downloads of about 3 GB the first time"
 "$python" -m venv --clear .venv || {
     echo "$python cannot make a virtual environment; on Debian and Ubuntu install python3-venv, then give the command again." >&2
