@@ -8,6 +8,7 @@ PROFILE ?= demo
 RUNS ?= ours
 $(if $(filter-out ours authors,$(RUNS)),$(error RUNS = $(RUNS) is not valid; allowed: ours, authors))
 JOBS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo 4 || echo $$n)
+THREADS = $(shell echo $$(( $$(nproc) > $(JOBS) ? $$(nproc)/$(JOBS) : 1 )))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 RESULTS := $(or $(KD_RESULTS),results)
@@ -33,7 +34,7 @@ plan: $(READY)
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY)
 	@python -m pytest -n $(JOBS) tests
-	@nbdev_test --n_workers $(JOBS)
+	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/
 bench: $(READY)
@@ -57,7 +58,7 @@ export: $(READY)
 	nbdev_clean
 
 # --- report: what changed is executed again, then Quarto or nbconvert makes the site of it
-EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
+EXECUTE = OMP_NUM_THREADS=$(THREADS) papermill --no-progress-bar --log-level ERROR -k python3
 
 report: $(READY) runs-$(RUNS)
 	@$(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"

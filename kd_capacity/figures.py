@@ -8,11 +8,10 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'COLOURS'
            'power_curves', 'optimism', 'equivalence', 'judged_by', 'convergence', 'gradient_norms', 'stems',
            'run_losses', 'run_accuracy', 'run_norms']
 
-# %% ../nbs/15_figures.ipynb #cce5e52c
+# %% ../nbs/15_figures.ipynb #388d7df0
 from zlib import crc32
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
-from .statistics import PARAMETERS
-from .tables import method, network, pair, signed
+from .config import PARAMETERS, method, network, pair, signed
 
 # %% ../nbs/15_figures.ipynb #07d800ab
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#5A5A5A'

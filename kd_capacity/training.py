@@ -201,19 +201,22 @@ class _Run:
     @property
     def parts(self): return {'model': self.model, 'method': self.method, 'optimizer': self.optimizer}
 
-# %% ../nbs/10_training.ipynb #b2853887
+# %% ../nbs/10_training.ipynb #8af35b8a
 def _run_epoch(run):
-    "Train one epoch, judge it, remember the best weights; returns the failing step or None."
+    "Train one epoch, judge it, remember the best weights; returns why the run has failed, or None."
     spec, start = run.spec, time.perf_counter()
     lr = cosine(run.epoch, spec.epochs, spec.lr, spec.lr_min)
     batches = data.batches(run.images, run.labels, spec.batch_size, spec.seed, run.epoch + 1, *run.stats, spec.padding, spec.flip)
     row, broken = train_epoch(run.model, run.teacher, run.method, run.optimizer, spec, lr, batches, run.teacher_logits(), run.engine)
-    if broken is not None: return run.epoch*-(-len(run.labels)//spec.batch_size) + broken + 1
+    steps = -(-len(run.labels)//spec.batch_size)
+    if broken is not None: return f'the loss was not finite at step {run.epoch*steps + broken + 1} (epoch {run.epoch + 1})'
     run.epoch += 1
     judge = 'test' if spec.protocol == 'v1' else 'validation'
     images, labels = (run.data.test_images, run.data.test_labels) if judge == 'test' else (
         run.data.train_images[run.held_out], run.data.train_labels[run.held_out])
-    accuracy = fidelity.accuracy(run.evaluate(images, labels), labels.numpy())
+    logits = run.evaluate(images, labels)
+    if not np.isfinite(logits).all(): return f'the logits were not finite after step {run.epoch*steps} (epoch {run.epoch})'
+    accuracy = fidelity.accuracy(logits, labels.numpy())
     if run.best is None or accuracy > run.best['accuracy']:
         run.best = {'epoch': run.epoch, 'accuracy': accuracy, 'weights': {k: v.detach().cpu().clone() for k, v in run.model.state_dict().items()}}
     run.seconds += time.perf_counter() - start
@@ -308,7 +311,7 @@ def _device(name):
     found = ('cpu',) + (('cuda',) if torch.cuda.is_available() else ())
     return torch.device(one_of('device', name or found[-1], found))
 
-# %% ../nbs/10_training.ipynb #2e86f7d2
+# %% ../nbs/10_training.ipynb #156a2ae7
 def _train(spec, results, data_root, device, progress, folder):
     started = _now()
     engine = engine_for(spec.engine, device)
@@ -316,9 +319,7 @@ def _train(spec, results, data_root, device, progress, folder):
         run = _Run(spec, data.load(spec.data, data_root), results, device)
         _resume(run, folder/'checkpoint.pt')
         while run.epoch < spec.epochs:
-            broken = _run_epoch(run)
-            if broken is not None:
-                failure = f'the loss was not finite at step {broken} (epoch {run.epoch + 1})'
+            if failure := _run_epoch(run):
                 records.write_history(spec.run_id, run.history, results)
                 records.write_record(_header(run, caught, started) | {'status': 'failed', 'failure': failure}, results)
                 return _known(spec, results)

@@ -266,3 +266,12 @@ def test_a_subset_of_the_real_images_trains_and_beats_chance(tmp_path):
     record = train(spec, tmp_path/'results', data_root=tmp_path/'images')
     assert record['data']['name'] == 'image_folder' and record['data']['test'] == 300
     assert record['outcome']['test_final'] > .154, record['outcome']
+
+
+def test_logits_that_overflow_end_the_run_with_a_record(tmp_path, monkeypatch):
+    "The losses of an epoch may all be finite and the network beyond float16 all the same."
+    real = training.evaluate
+    def evaluate(*a, **k): return real(*a, **k)*np.float16('inf')
+    monkeypatch.setattr(training, 'evaluate', evaluate)
+    with pytest.raises(RunFailed, match=r'the logits were not finite after step \d+ \(epoch 1\)'): train(baseline(), tmp_path)
+    assert records.read_record(baseline().run_id, tmp_path)['status'] == 'failed'
