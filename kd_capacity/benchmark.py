@@ -191,15 +191,16 @@ def _matters(switch, spec):
     if 'folded' in switch: return spec.method == 'feature'
     return True
 
-# %% ../nbs/17_benchmark.ipynb #b505d32b
+# %% ../nbs/17_benchmark.ipynb #a6701fe6
 def run(minutes=4.,   # for the cells; setting up and the plain data come on top
         device=None,  # 'cpu' or 'cuda'; None: a GPU where there is one
-        width=64, batch=128, say=print):
+        width=64, batch=128,
+        cells=tuple(CELLS), # those to measure
+        say=print):
     "Every cell of the study, as a dict ready for JSON."
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if device.type == 'cpu' else torch.get_num_threads())
     fast, block = engine_for('fast', device), 20 if device.type == 'cuda' else 1
-    specs = {k: _spec(*v, batch=batch) for k, v in CELLS.items()}
+    specs = {k: _spec(*CELLS[k], batch=batch) for k in cells}
     variants = {k: {'fast': fast, **({n: e for n, e in without(fast).items() if _matters(n, s)} if k in SWITCHED else {})} for k, s in specs.items()}
     peak = peak_flops(device, torch.bfloat16 if fast.bfloat16 else torch.float32)
     work = {k: step_flops(s, width)*(1 + len(variants[k])) for k, s in specs.items()}

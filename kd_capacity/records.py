@@ -7,13 +7,12 @@ __all__ = ['SCHEMA', 'HISTORY', 'COLUMNS', 'AUTHORS', 'MEMBERS', 'MEMBER_BYTES',
            'write_record', 'write_history', 'write_logits', 'read_record', 'history', 'logits', 'as_table', 'load_runs',
            'published', 'distinct', 'import_authors', 'environment', 'main']
 
-# %% ../nbs/07_records.ipynb #a509191e
+# %% ../nbs/07_records.ipynb #26655117
 import hashlib, json, math, os, platform, re, shutil, subprocess, sys, zipfile, zlib
 import numpy as np, pandas as pd
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from dataclasses import fields
-from functools import cache
 from .config import BUILT_IN, NEEDS, RunSpec, STEMS, UserError, atomic, one_of, results_dir, root
 
 # %% ../nbs/07_records.ipynb #48e61173
@@ -207,7 +206,7 @@ def _norm(d, total, projections):
     named = dict.fromkeys(groups, total) | ({'projections': projections} if d['bug'] else {})
     return {k: v for k, v in named.items() if _positive(v)}
 
-# %% ../nbs/07_records.ipynb #11453837
+# %% ../nbs/07_records.ipynb #17ed4fbd
 _renamed = {'epoch': 'epoch', 'loss_total': 'loss_total', 'loss_ce': 'loss_ce', 'loss_kd': 'loss_kd', 'loss_mse': 'loss_mse',
             'loss_cos': 'loss_cosine', 'train_acc': 'train_accuracy', 'val_acc': 'validation_accuracy'}
 
@@ -231,12 +230,10 @@ def _authors_record(member, d, fidelity, source):
             'fidelity': fidelity and {'agreement': fidelity['top1_agreement'], 'kl_t1': fidelity['kl_t1'], 'kl_t4': fidelity['kl_t4']},
             'environment': {'imported_from': member, **source}, 'duplicate_of': None}
 
-@cache
 def _parameters(arch, stem):
     "Parameters of the standard network of that name, 10 classes."
-    import torch  # only when something is imported
-    from kd_capacity import models
-    with torch.device('meta'): return sum(p.numel() for p in models.resnet(arch, 10, stem).parameters())
+    from kd_capacity import models  # torch only when something is imported
+    return models.parameter_count(arch, 10, stem)
 
 # %% ../nbs/07_records.ipynb #43a453d5
 _originals = 'final', 'teacher', 'clipping', 'select', 'stem'  # the first of these is the original
