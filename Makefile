@@ -58,10 +58,10 @@ export: $(READY)
 	nbdev_clean
 
 # --- report: what changed is executed again, then Quarto or nbconvert makes the site of it
-EXECUTE = OMP_NUM_THREADS=$(THREADS) papermill --no-progress-bar --log-level ERROR -k python3
+EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
 
 report: $(READY) runs-$(RUNS)
-	@$(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
+	@OMP_NUM_THREADS=$(THREADS) python -m kd_capacity.study warm $(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
 
 # RUNS: ours, or the authors' own, imported from the archive that they publish
 runs-ours:

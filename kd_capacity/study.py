@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SELECT_BY', 'IMAGES', 'OVERHEAD', 'select', 'selection_file', 'write_selection', 'read_selection', 'runs_of', 'after',
            'images_of', 'flops', 'measured_speed', 'step_speed', 'plan', 'state_of', 'progress', 'time_left',
-           'snakemake_command', 'run_study', 'main']
+           'serve_kernels', 'warm_kernels', 'snakemake_command', 'run_study', 'main']
 
-# %% ../nbs/11_study.ipynb #1aef9873
-import json, os, platform, shutil, subprocess, sys, threading, time
+# %% ../nbs/11_study.ipynb #cc9d7184
+import gc, json, os, platform, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 import pandas as pd
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -172,6 +173,57 @@ def time_left(name, specs, states, results, jobs):
     todo = [specs[r] for r in specs if states[r] not in ('complete', 'failed')]
     return sum(OVERHEAD + flops(s)/speed for s in todo)/jobs if speed and todo else None
 
+# %% ../nbs/11_study.ipynb #a0d9040e
+def _become_kernel(client):
+    "In a forked child: take on the caller's folder and environment, then be an ordinary ipykernel until told to stop."
+    from ipykernel.kernelapp import IPKernelApp
+    request = json.loads(client.makefile().readline())
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(request['env'])
+    os.environ.pop('JPY_PARENT_PID', None)  # Jupyter's child is start.py; the thread below watches that
+    os.chdir(request['cwd'])
+    sys.path[0] = ''
+    for number in (signal.SIGCHLD, signal.SIGINT): signal.signal(number, signal.SIG_DFL)
+    client.sendall(f'{os.getpid()}\n'.encode())
+    threading.Thread(target=lambda: (client.recv(1), os._exit(1)), daemon=True).start()
+    IPKernelApp.launch_instance(argv=['-f', request['file']])
+
+def serve_kernels(fd): # of a listening socket
+    "Fork a kernel for each caller, for ever."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the one who started the study, who ends this
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the children
+    os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
+    import ipykernel.kernelapp, ipykernel.ipkernel, matplotlib_inline.backend_inline, matplotlib.pyplot
+    from kd_capacity import figures, training
+    gc.freeze()
+    with socket.socket(fileno=fd) as server:
+        while True:
+            client, _ = server.accept()
+            if os.fork() == 0:
+                server.close()
+                try: _become_kernel(client)
+                except BaseException: traceback.print_exc()
+                finally: os._exit(0)
+            client.close()
+
+# %% ../nbs/11_study.ipynb #b1afff2c
+@contextmanager
+def warm_kernels(env, # of the server: its threads are those of the kernels
+                 log=os.devnull): # file that takes what the server says
+    "`env` for processes whose kernels shall be forked; callers wait while the server imports, and it ends with the block."
+    folder = Path(tempfile.mkdtemp())
+    with socket.socket(socket.AF_UNIX) as listening, open(log, 'a') as out:
+        listening.bind(str(folder/'kernels'))
+        listening.listen(64)
+        server = subprocess.Popen([sys.executable, '-m', 'kd_capacity.study', 'serve', str(listening.fileno())], pass_fds=[listening.fileno()],
+                                  stdout=out, stderr=subprocess.STDOUT, env=env)
+    try: yield {**env, 'KD_KERNELS': str(folder/'kernels'), 'JUPYTER_PATH': os.pathsep.join(filter(None, [str(root()/'workflow'), env.get('JUPYTER_PATH')]))}
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)
+
 # %% ../nbs/11_study.ipynb #24e33896
 def _watch(name, results, jobs, stop, out=sys.stdout):
     "Print the progress line when it changes: in place on a terminal, else at most every 10 s."
@@ -184,7 +236,7 @@ def _watch(name, results, jobs, stop, out=sys.stdout):
         shown = line
     if tty: print(file=out)
 
-# %% ../nbs/11_study.ipynb #b14095f8
+# %% ../nbs/11_study.ipynb #b4ee8ce2
 def snakemake_command(name, results, jobs, *more):
     "The Snakemake call that walks a study; only missing outputs and times of files make a run start, never a changed rule."
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(root()/'workflow'/'Snakefile'), '--directory', str(root()),
@@ -201,14 +253,15 @@ def run_study(name, results=None, jobs=1):
     with atomic(log) as t: t.touch()
     watcher = threading.Thread(target=_watch, args=(name, results, jobs, stop), daemon=True)
     watcher.start()
-    with open(log, 'w') as out: process = subprocess.Popen(snakemake_command(name, results, jobs), stdout=out, stderr=subprocess.STDOUT, env=env)
-    try: status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        status = 130
-    finally:
-        stop.set()
-        watcher.join()
+    with open(log, 'w') as out, warm_kernels(env, log) as env:
+        process = subprocess.Popen(snakemake_command(name, results, jobs), stdout=out, stderr=subprocess.STDOUT, env=env)
+        try: status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            status = 130
+        finally:
+            stop.set()
+            watcher.join()
     print(progress(name, results, jobs))
     return status
 
@@ -226,10 +279,14 @@ def _print_plan(name, results):
     print(f'\n{len(table)} runs, {table.PFLOP.sum()/1000:.3g} EFLOP, {table.hours.sum():.3g} h one after another '
           f'at {speed/1e12:.3g} TFLOP/s (from {source}).')
 
-# %% ../nbs/11_study.ipynb #4c9c8bd3
+# %% ../nbs/11_study.ipynb #d28dcf39
 def main(argv=None):
-    "python -m kd_capacity.study {run,plan,progress,select} PROFILE [--jobs N] [--results DIR]"
+    "python -m kd_capacity.study {run,plan,progress,select} PROFILE [--jobs N] [--results DIR], or warm COMMAND …, whose kernels are forked"
     import argparse
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ['serve']: return serve_kernels(int(argv[1]))
+    if argv[:1] == ['warm']:
+        with warm_kernels(dict(os.environ)) as env: return subprocess.call(argv[1:], env=env)
     parser = argparse.ArgumentParser(prog='python -m kd_capacity.study', description='The runs of a study.')
     parser.add_argument('what', choices=('run', 'plan', 'progress', 'select'))
     parser.add_argument('profile')

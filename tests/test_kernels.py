@@ -1,0 +1,61 @@
+"""Kernels forked for a study's notebooks: like ordinary ones, and gone when nobody needs them."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from kd_capacity.study import warm_kernels
+
+
+def notebook(path, source):
+    kernel = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={'kernelspec': kernel}), path)
+    return path
+
+
+def papermill(path, env, **more):
+    return subprocess.Popen([sys.executable, '-m', 'papermill', str(path), str(path.with_suffix('.out.ipynb')), '--cwd', str(path.parent), '--no-progress-bar'],
+                            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+
+
+def gone(pid, within=20):
+    for _ in range(within*10):
+        try: os.kill(pid, 0)
+        except ProcessLookupError: return True
+        time.sleep(.1)
+    return False
+
+
+def written(path, within=60):
+    for _ in range(within*10):
+        if path.exists() and path.read_text(): return path.read_text()
+        time.sleep(.1)
+    pytest.fail(f'{path} was never written')
+
+
+def test_a_kernel_ends_when_papermill_is_killed_and_others_live_on(tmp_path):
+    with warm_kernels(dict(os.environ)) as env:
+        (tmp_path/'a').mkdir(), (tmp_path/'b').mkdir()
+        first = papermill(notebook(tmp_path/'a'/'n.ipynb', "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"), env)
+        other = papermill(notebook(tmp_path/'b'/'n.ipynb', "import os; open('pid', 'w').write(str(os.getpid())); print(sum(range(10)))"), env)
+        kernel = int(written(tmp_path/'a'/'pid'))
+        first.send_signal(signal.SIGKILL)
+        assert gone(kernel)
+        assert other.wait(60) == 0, other.stdout.read()
+        assert int(written(tmp_path/'b'/'pid')) != kernel and gone(int(written(tmp_path/'b'/'pid')))
+
+
+def test_an_error_in_a_cell_is_papermills_error(tmp_path):
+    with warm_kernels(dict(os.environ)) as env:
+        done = papermill(notebook(tmp_path/'n.ipynb', 'int("one")'), env)
+        assert done.wait(60) == 1 and 'ValueError: invalid literal' in done.stdout.read()
+
+
+def test_a_server_that_is_gone_is_said_in_words(tmp_path):
+    with warm_kernels(dict(os.environ)) as env: pass
+    done = papermill(notebook(tmp_path/'n.ipynb', '1'), env)
+    assert done.wait(120) == 1 and 'The kernel server of the study is gone' in done.stdout.read()
