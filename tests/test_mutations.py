@@ -48,8 +48,8 @@ MUTANTS = {
     'table forgets the flip': ('teacher_table', 'number % 2 == 1', 'number % 2 == 2',
         'test_teacher_table.py::test_every_view_of_a_filled_table_is_the_live_teachers_answer'),
     'table of another image': ('training', 'known = None if t_logits is None else t_logits[index]', 'known = None if t_logits is None else t_logits[:len(index)]',
-        'test_teacher_table.py::test_a_fast_logit_run_learns_the_same_from_the_table_as_live'),
-    'momentum lost on resume': ('training', "'model': self.model, 'method': self.method, 'optimizer': self.optimizer,", "'model': self.model, 'method': self.method,",
+        'test_teacher_table.py::test_a_step_is_given_the_teachers_answer_to_its_own_images'),
+    'momentum lost on resume': ('training', "'method': self.method, 'optimizer': self.optimizer}", "'method': self.method}",
         'test_resume.py::test_a_resumed_run_sees_the_batches_of_one_that_was_never_stopped'),
 }
 

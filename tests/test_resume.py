@@ -90,13 +90,15 @@ def test_a_checkpoint_of_another_teacher_or_other_images_is_not_resumed(teacher,
 
 def test_two_processes_on_one_run(teacher, student_spec):
     results, _ = teacher
-    spec, log = student_spec('feature', epochs=8), results/'log'
-    a, b = (_start(spec, results, log, name=n) for n in 'ab')
+    spec, log = student_spec('feature', epochs=30), results/'log'
+    a = _start(spec, results, log, name='a')
+    while not (records.run_folder(spec.run_id, results)/'owner.json').exists(): time.sleep(0.01)
+    b = _start(spec, results, log, name='b')
     for p in (a, b): p.join()
     assert (a.exitcode, b.exitcode) == (0, 0)
     said = log.read_text().splitlines()
     epochs = [line for line in said if line in ('a', 'b')]
-    assert len(epochs) == 8 and len(set(epochs)) == 1  # one trained all of it
+    assert len(epochs) == 30 and len(set(epochs)) == 1  # one trained all of it
     assert records.read_record(spec.run_id, results)['status'] == 'complete'
     assert any('already being trained by {"pid"' in line for line in said)
 
