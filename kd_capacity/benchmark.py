@@ -95,7 +95,7 @@ def _build(spec, width, device):
                                  teacher.channels if teacher else None).to(device)
     return student, teacher, objective
 
-# %% ../nbs/17_benchmark.ipynb #96db5c76
+# %% ../nbs/17_benchmark.ipynb #4e7242d5
 def cell(spec,        # RunSpec: networks, method, batch size
          engines,     # {name: Engine}, measured beside the plain loop
          images, labels, stats, device,
@@ -103,23 +103,24 @@ def cell(spec,        # RunSpec: networks, method, batch size
          block=1,     # steps a block
          width=64):   # of the networks
     "{name: dict(first, seconds a step, memory)} for 'plain' and each engine; `first`: the first step, with all that it sets up."
-    folder = Path(tempfile.mkdtemp())
+    folder, runs, out = Path(tempfile.mkdtemp()), {}, {}
+    def turn(name, engine, k):
+        keep_memory(bool(engine and engine.keep_memory))
+        with arithmetic(engine is not None and engine.deterministic, tf32=engine is not None and not engine.deterministic):
+            return _take(runs[name], k, device)
     try:
-        runs, out = {}, {}
-        for name, engine in {'plain': None, **engines}.items():
-            keep_memory(bool(engine and engine.keep_memory))
-            networks = _build(spec, width, device)
-            _peak_memory(device, reset=True)
-            with arithmetic(engine is not None and engine.deterministic, tf32=engine is not None and not engine.deterministic):
-                runs[name] = plain_steps(*networks, plain_loader(images, labels, stats, spec.batch_size), device) if engine is None else our_steps(
-                    engine, *networks, images, labels, stats, spec, folder/name)
-                out[name] = {'first': _take(runs[name], 1, device), 'blocks': [], 'memory': _peak_memory(device)}
-        for _ in range(rounds):
+        for i in range(rounds):
             for name, engine in {'plain': None, **engines}.items():
-                keep_memory(bool(engine and engine.keep_memory))
-                with arithmetic(engine is not None and engine.deterministic, tf32=engine is not None and not engine.deterministic):
-                    out[name]['blocks'].append(_take(runs[name], block, device))
-        return {n: {'first': o['first'], 'seconds': float(np.median(o['blocks'])), 'blocks': o['blocks'], 'memory': o['memory']} for n, o in out.items()}
+                if not i:
+                    networks = _build(spec, width, device)
+                    runs[name] = plain_steps(*networks, plain_loader(images, labels, stats, spec.batch_size), device) if engine is None else our_steps(
+                        engine, *networks, images, labels, stats, spec, folder/name)
+                    _peak_memory(device, reset=True)
+                    out[name] = {'blocks': []}
+                first = turn(name, engine, 1)  # not measured: the turn before left memory and caches as it liked
+                out[name]['blocks'].append(turn(name, engine, block))
+                if not i: out[name] |= {'first': first, 'memory': _peak_memory(device)}
+        return {n: {**o, 'seconds': float(np.median(o['blocks']))} for n, o in out.items()}
     finally: shutil.rmtree(folder)
 
 # %% ../nbs/17_benchmark.ipynb #1cf05c73
@@ -191,8 +192,8 @@ def _matters(switch, spec):
     if 'folded' in switch: return spec.method == 'feature'
     return True
 
-# %% ../nbs/17_benchmark.ipynb #a6701fe6
-def run(minutes=4.,   # for the cells; setting up and the plain data come on top
+# %% ../nbs/17_benchmark.ipynb #adbcf65c
+def run(minutes=3.5,   # for the cells; setting up and the plain data come on top
         device=None,  # 'cpu' or 'cuda'; None: a GPU where there is one
         width=64, batch=128,
         cells=tuple(CELLS), # those to measure
@@ -209,8 +210,8 @@ def run(minutes=4.,   # for the cells; setting up and the plain data come on top
     for k, spec in specs.items():
         left = minutes*60 - (time.perf_counter() - start)
         share = left*work[k]/sum(work[j] for j in specs if j not in out['cells'])
-        rounds = max(1, min(10, int(share/(work[k]/(.4*peak)*block) - 1)))
-        images, labels = (t.to(device) for t in synthetic(batch*(1 + rounds*block)))
+        rounds = max(1, min(10, int(share/(work[k]/(.4*peak)*(1 + block)))))
+        images, labels = (t.to(device) for t in synthetic(batch*rounds*(1 + block)))
         measured = cell(spec, variants[k], images, labels, tuple(s.to(device) for s in STATS), device, rounds, block, width)
         out['cells'][k] = {'spec': asdict(spec), 'rounds': rounds, 'flops': step_flops(spec, width, asked=not (fast.table and spec.method == 'logit')), 'measured': measured}
         say(f'{k}: {measured["plain"]["seconds"]/measured["fast"]["seconds"]:.2f} times the plain loop ({rounds} rounds)')

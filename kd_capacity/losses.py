@@ -63,7 +63,7 @@ def match_size(a,  # map, (batch, channels, height, width)
     size = torch.Size(map(min, a.shape[2:], b.shape[2:]))
     return tuple(m if m.shape[2:] == size else F.adaptive_avg_pool2d(m, size) for m in (a, b))
 
-# %% ../nbs/03_losses.ipynb #6661a977
+# %% ../nbs/03_losses.ipynb #ecdbee3c
 def feature_distance(student,          # the student's projected map, (batch, C_t, height, width)
                      teacher,          # the teacher's map, (batch, C_t, height, width); receives no gradient
                      normalize=False): # divide both by the standard deviation of the teacher's map?
@@ -71,7 +71,8 @@ def feature_distance(student,          # the student's projected map, (batch, C_
     s, t = match_size(student, teacher.detach())
     scale = t.std(correction=0) if normalize else 1
     mse = F.mse_loss(s / scale, t / scale)
-    cosine = 1 - F.cosine_similarity(s.mean((2, 3)), t.mean((2, 3)), dim=1).mean()
+    pooled = lambda m: m.mean((2, 3), dtype=torch.promote_types(m.dtype, torch.float32))  # of bfloat16 maps too
+    cosine = 1 - F.cosine_similarity(pooled(s), pooled(t), dim=1).mean()
     return mse, cosine
 
 # %% ../nbs/03_losses.ipynb #3ff6c44b

@@ -19,7 +19,7 @@ from .config import UserError, atomic, data_dir, one_of, papermill_command, prof
 from .engine import Engine, SGD, arithmetic, cosine, engine_for, features_of, fold, keep_memory, laid_out, precision, share
 from .teacher_table import TeacherTable, epoch_logits, table_key
 
-# %% ../nbs/10_training.ipynb #6dcd7d36
+# %% ../nbs/10_training.ipynb #1e45df87
 def train_step(model,     # student, in train mode
                teacher,   # FrozenTeacher or None
                method,    # from losses.METHODS
@@ -37,7 +37,7 @@ def train_step(model,     # student, in train mode
         if not method.needs_features: features = None  # the maps may go
         else: t_logits, t_features = teacher.features(x)
         if method.needs_teacher and t_logits is None: t_logits = teacher(x)
-        parts = method(logits, y, t_logits, features, t_features)
+        parts = method(logits.float(), y, None if t_logits is None else t_logits.float(), features, t_features)
     optimizer.zero_grad()
     parts['total'].backward()
     norms = clip_gradients(model.parameters(), method.projections.parameters(), spec.max_norm, spec.clipping)
@@ -80,7 +80,7 @@ def train_epoch(model, teacher, method, optimizer, spec, lr, # as for train_step
         sizes.append(len(y))
     return _gather(steps, sizes)
 
-# %% ../nbs/10_training.ipynb #fee13418
+# %% ../nbs/10_training.ipynb #d5306832
 @torch.no_grad()
 def evaluate(model,      # any network
              images,     # uint8 (n, channels, height, width)
@@ -91,7 +91,8 @@ def evaluate(model,      # any network
     "float16 logits (n, classes) of unaugmented images, in eval mode, as a NumPy array."
     model.eval()
     batches = data.plain_batches(images, labels, batch, *stats)
-    with precision(engine, images.device): return torch.cat([model(laid_out(engine, x)).half() for x, _ in batches]).cpu().numpy()
+    with precision(engine, images.device): logits = [model(laid_out(engine, x)).half() for x, _ in batches]
+    return torch.cat(logits).cpu().numpy()
 
 # %% ../nbs/10_training.ipynb #1005871d
 def _how_to_train(spec):
