@@ -315,21 +315,20 @@ def augmentation(n: int,       # images
     flips = rng.random(n) < (0.5 if flip else 0)
     return torch.from_numpy(offsets), torch.from_numpy(flips)
 
-# %% ../nbs/01_data.ipynb #3355c809
-def _take(padded, h, w, top, left, flips):
-    "The windows of h x w at (top, left), mirrored where `flips`; on any device, without a transfer."
-    windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (b, channels, top, left, h, w), a view: nothing is copied
-    views = windows[torch.arange(len(padded), device=padded.device), :, top, left]
+# %% ../nbs/01_data.ipynb #f9afd822
+def _take(windows, top, left, flips):
+    "The windows at (top, left), mirrored where `flips`; on any device, without a transfer."
+    views = windows[torch.arange(len(windows), device=windows.device), :, top, left]
     return torch.where(flips[:, None, None, None], views.flip(3), views)
 
-def _take_on_cpu(padded, h, w, top, left, flips):
+def _take_on_cpu(windows, top, left, flips):
     "The same by NumPy, which copies whole rows where torch's indexing copies bytes."
-    windows, flips = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (h, w), axis=(2, 3)), flips.numpy()
-    views = windows[np.arange(len(padded)), :, top.numpy(), left.numpy()]
+    flips = flips.numpy()
+    views = windows.numpy()[np.arange(len(windows)), :, top.numpy(), left.numpy()]
     views[flips] = views[flips, :, :, ::-1]
     return torch.from_numpy(views)
 
-# %% ../nbs/01_data.ipynb #ddd4388d
+# %% ../nbs/01_data.ipynb #61169613
 def crop_flip(images: torch.Tensor,  # uint8 (b, channels, height, width)
               offsets: torch.Tensor, # int64 (b, 2): top and left, 0..2*padding
               flips: torch.Tensor,   # bool (b,)
@@ -337,8 +336,10 @@ def crop_flip(images: torch.Tensor,  # uint8 (b, channels, height, width)
              ) -> torch.Tensor:
     "Each image padded with zeros, cropped at its offset to its size, mirrored where flips says so; uint8, same shape."
     padded = F.pad(images, (padding,) * 4)
+    h, w = images.shape[2:]
+    windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (b, channels, top, left, h, w), a view: nothing is copied
     take = _take_on_cpu if images.device.type == 'cpu' else _take
-    return take(padded, *images.shape[2:], *offsets.T, flips)
+    return take(windows, *offsets.T, flips)
 
 # %% ../nbs/01_data.ipynb #67cfa496
 def normalize(images: torch.Tensor, # uint8 (b, channels, height, width)
