@@ -7,9 +7,9 @@ __all__ = ['SCHEMA', 'HISTORY', 'COLUMNS', 'AUTHORS', 'MEMBERS', 'MEMBER_BYTES',
            'write_record', 'write_history', 'write_logits', 'read_record', 'history', 'logits', 'as_table', 'load_runs',
            'published', 'distinct', 'import_authors', 'environment', 'main']
 
-# %% ../nbs/07_records.ipynb #26655117
+# %% ../nbs/07_records.ipynb #24947463
 import hashlib, json, math, os, platform, re, shutil, subprocess, sys, zipfile, zlib
-import numpy as np, pandas as pd
+import numpy as np
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from dataclasses import fields
@@ -26,7 +26,7 @@ def run_folder(run_id,   # e.g. 'demo/teacher/r50/s0-1a2b3c4d'
     "Folder of a run."
     return Path(root or results_dir())/run_id
 
-# %% ../nbs/07_records.ipynb #95e91171
+# %% ../nbs/07_records.ipynb #664c921d
 def write_record(record,   # dict as `training.train` makes it; holds 'run_id'
                  root=None # results folder
                 ):
@@ -36,6 +36,7 @@ def write_record(record,   # dict as `training.train` makes it; holds 'run_id'
 
 def write_history(run_id, rows, root=None):
     "Write history.csv from `rows`, a list of dicts with keys among HISTORY; what is absent stays empty."
+    import pandas as pd  # here and below only where a table is made: a run's first step does not wait for it
     with atomic(run_folder(run_id, root)/'history.csv') as temporary:
         pd.DataFrame(rows, columns=HISTORY).to_csv(temporary, index=False)
 
@@ -59,16 +60,17 @@ def read_record(run_id,   # or a path of a record.json
         raise UserError(f'{path} has schema {found}, this version reads up to {SCHEMA}: update kd_capacity (git pull, make test).')
     return record
 
-# %% ../nbs/07_records.ipynb #0d2c4e34
+# %% ../nbs/07_records.ipynb #19e7b457
 def history(run_id, root=None):
     "history.csv of a run as a DataFrame with the columns HISTORY."
+    import pandas as pd
     return pd.read_csv(run_folder(run_id, root)/'history.csv')
 
 def logits(run_id, root=None):
     "logits.npz of a run: dict with `best` and `last`, float16 (test images, classes), and `labels`."
     with np.load(run_folder(run_id, root)/'logits.npz', allow_pickle=False) as f: return dict(f)
 
-# %% ../nbs/07_records.ipynb #b7d63c99
+# %% ../nbs/07_records.ipynb #d00773f0
 def as_table(record # dict from `read_record`
             ):
     "What came of a run and where it was made, as a DataFrame with one column."
@@ -80,6 +82,7 @@ def as_table(record # dict from `read_record`
     rows |= {'training': f'{record["seconds"]:.1f} s, {record["images_per_second"]:.0f} images/s', 'deterministic': env['deterministic'],
              'device': f'{env["device_name"]} ({env["device"]}), {env["threads"]} threads', 'torch': env['packages']['torch'],
              'git commit': f'{env["git_commit"]}{"" if env["git_clean"] else " and uncommitted changes"}' if env['git_commit'] else 'no git checkout'}
+    import pandas as pd
     return pd.DataFrame({'': rows})
 
 # %% ../nbs/07_records.ipynb #3e60ee4a
@@ -97,7 +100,7 @@ def _row(record):
     return row | {k: record.get(k) for k in ('run_id', 'status', 'failure', 'parameters', 'seconds', 'images_per_second', 'duplicate_of')} | {
         'data_sha256': (record.get('data') or {}).get('sha256'), 'device': env.get('device'), 'deterministic': env.get('deterministic')}
 
-# %% ../nbs/07_records.ipynb #29b67223
+# %% ../nbs/07_records.ipynb #23d8cb2c
 _numbers = ('alpha temperature beta seed epochs width norm_student_max norm_projections_max norm_total_max parameters seconds '
             'images_per_second'.split() + _from_outcome + _from_fidelity)
 
@@ -109,14 +112,16 @@ def load_runs(root=None # results folder; None: `config.results_dir()`
     return _table(read_record(p) for p in sorted(root.glob('**/record.json')))
 
 def _table(records):
+    import pandas as pd
     runs = pd.DataFrame([_row(r) for r in records], columns=COLUMNS)
     return runs.astype({k: float for k in _numbers}).astype({'seed': 'Int64', 'epochs': 'Int64', 'width': 'Int64'})
 
-# %% ../nbs/07_records.ipynb #f61673a9
+# %% ../nbs/07_records.ipynb #fd95a852
 def published(which # 'v1' or 'v2', the version of the paper
              ):
     "The paper's summary figures as a DataFrame (accuracies in percent, as printed)."
     one_of('version of the paper', which, ('v1', 'v2'))
+    import pandas as pd
     return pd.read_csv(root()/'results'/'published'/f'published_{which}.csv')
 
 # %% ../nbs/07_records.ipynb #1d9ad18a
