@@ -9,9 +9,10 @@ __all__ = ['MISSING', 'AUTHORS_RUNS', 'EVIDENCE', 'with_plan', 'planned', 'impor
            'accuracy_text', 'clipping_text', 'stem_text', 'fidelity_text', 'styled', 'as_markdown', 'gains_finding',
            'clipping_finding', 'stem_finding', 'fidelity_finding', 'state', 'state_text', 'evidence', 'headline']
 
-# %% ../nbs/14_tables.ipynb #e6af5daa
+# %% ../nbs/14_tables.ipynb #f4939f20
 import re
 from dataclasses import asdict
+from html import escape
 import numpy as np, pandas as pd
 from pathlib import Path
 from zipfile import BadZipFile
@@ -318,17 +319,21 @@ def fidelity_text(f):
         'Agreement minus control, pp': _gain,
         **_difference, 'Seeds': _seeds})
 
-# %% ../nbs/14_tables.ipynb #2a458052
+# %% ../nbs/14_tables.ipynb #01ced79d
 _look = [{'selector': which, 'props': props} for which, props in {
     'th, td': 'text-align: left; vertical-align: bottom; padding: .25em .9em .25em 0; font-variant-numeric: tabular-nums',
     'td': 'white-space: nowrap', 'td.missing': 'opacity: .6; font-style: italic',
     'td.long': 'white-space: normal; min-width: 18em'}.items()]
 
-def styled(text): # DataFrame of strings
+def styled(text,         # DataFrame of strings
+           links=None):  # DataFrame of addresses like `text`; None where there is none
     "The table as HTML for a notebook."
     kind = lambda v: 'missing' if v == MISSING or 'no interval' in v else 'long' if len(v) > 45 else ''
-    classes = text.reset_index(drop=True).apply(lambda column: column.map(kind))
-    table = text.reset_index(drop=True).style.hide(axis='index').format(escape='html').format_index(escape='html', axis='columns')
+    text = text.reset_index(drop=True)
+    classes, shown = text.apply(lambda column: column.map(kind)), text.map(escape)
+    if links is not None:
+        for c in links: shown[c] = [v if pd.isna(h) else f'<a href="{escape(h)}">{v}</a>' for v, h in zip(shown[c], links[c])]
+    table = shown.style.hide(axis='index').format_index(escape='html', axis='columns')
     return table.set_table_styles(_look).set_td_classes(classes)
 
 # %% ../nbs/14_tables.ipynb #a6ea00ee
