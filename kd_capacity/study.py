@@ -63,17 +63,19 @@ def after(spec):
     "run_ids that must be finished before `spec` can start."
     return [spec.teacher_run] if spec.teacher_run else []
 
-# %% ../nbs/11_study.ipynb #05f90334
+# %% ../nbs/11_study.ipynb #23673c36
 IMAGES = {'digits': (1000, (1, 8, 8)), 'cifar10': (50_000, (3, 32, 32))}  # training images and their shape, known without loading
 
 def images_of(spec):
     "(training images after the split, image shape) of a run."
-    if spec.data in IMAGES: n, shape = IMAGES[spec.data]
-    else:
-        from kd_capacity import data
-        d = data.load(spec.data)
-        n, shape = len(d.train_labels), d.shape
+    n, shape = IMAGES[spec.data] if spec.data in IMAGES else _loaded(spec.data)
     return n - spec.validation_size, shape
+
+@cache
+def _loaded(name):
+    from kd_capacity import data
+    d = data.load(name)
+    return len(d.train_labels), d.shape
 
 @cache
 def _forward(arch, shape, stem, width):
