@@ -1,10 +1,11 @@
 # make demo   the whole study in miniature, and its report
 # make test   every test, every library notebook, notebooks and package in step
 # make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2 GPU_HOURS=100
-# make report PROFILE="demo fast"         make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
+# make report     make report PROFILE="demo fast"     make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
 # make bench     make lab     make export     make lock
 
-PROFILE ?= demo
+SHOWN = thin demo
+PROFILE ?= $(if $(filter report,$(MAKECMDGOALS)),$(SHOWN),demo)
 RUNS ?= ours
 $(if $(filter-out ours authors,$(RUNS)),$(error RUNS = $(RUNS) is not valid; allowed: ours, authors))
 JOBS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo 4 || echo $$n)
@@ -21,7 +22,7 @@ READY := .venv/.ready
 
 demo: $(READY)
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
-	@$(MAKE) --no-print-directory report PROFILE=demo JOBS=$(JOBS)
+	@$(MAKE) --no-print-directory report PROFILE="$(SHOWN)" JOBS=$(JOBS)
 	@python -m kd_capacity.report headline demo
 
 study: $(READY)
@@ -72,12 +73,12 @@ runs-authors: $(READY)
 _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 	@mkdir -p $(@D)
 	@echo "executing nbs/$*.ipynb"
-	@$(EXECUTE) --cwd nbs $< $(@D)/.$*.ipynb 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
+	@$(EXECUTE) --cwd nbs $< $(@D)/.$*.ipynb $(GIVEN) 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
 	@mv $(@D)/.$*.ipynb $@
 
 # these show records: again when a record or the choice of profiles changed
 _build/nbs/index.ipynb: _build/records
-_build/report/%.ipynb: GIVEN = -p profiles "$(PROFILE)"
+_build/nbs/index.ipynb _build/report/%.ipynb: GIVEN = -p profiles "$(PROFILE)"
 _build/report/benchmark.ipynb: GIVEN =
 _build/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
 _build/report/%.ipynb: nbs/report/%.ipynb $(LIBRARY) _build/records

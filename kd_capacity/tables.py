@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'AUTHORS_RUNS', 'EVIDENCE', 'with_plan', 'planned', 'imported', 'unplanned', 'gains', 'accuracy',
-           'clipping_ablation', 'stem_ablation', 'against_teacher', 'fidelity', 'curves', 'published',
+           'clipping_ablation', 'stem_ablation', 'against_teacher', 'fidelity', 'curves', 'selected', 'published',
            'against_published', 'mean_std', 'interval', 'count', 'settings_text', 'plain', 'gains_text',
-           'accuracy_text', 'clipping_text', 'stem_text', 'fidelity_text', 'styled', 'as_markdown', 'gains_finding',
-           'clipping_finding', 'stem_finding', 'fidelity_finding', 'state', 'state_text', 'evidence', 'headline']
+           'accuracy_text', 'clipping_text', 'stem_text', 'selected_text', 'fidelity_text', 'styled', 'runs_address',
+           'links', 'as_markdown', 'gains_finding', 'clipping_finding', 'stem_finding', 'fidelity_finding', 'state',
+           'state_text', 'evidence', 'headline']
 
-# %% ../nbs/14_tables.ipynb #f4939f20
-import re
+# %% ../nbs/14_tables.ipynb #b93ae48b
+import os, re
 from dataclasses import asdict
 from html import escape
 import numpy as np, pandas as pd
 from pathlib import Path
+from urllib.parse import quote, urlencode
 from zipfile import BadZipFile
 from . import records, study
 from .config import grid, method, network, one_of, pair, profile, profiles, results_dir, short, signed, study_runs
@@ -98,7 +100,7 @@ def _parameters(runs):
         return found.iloc[0] if len(found) else np.nan
     return parameters
 
-# %% ../nbs/14_tables.ipynb #d6a9f350
+# %% ../nbs/14_tables.ipynb #387c4e5f
 def gains(runs,                # DataFrame of `records.load_runs`, best through `with_plan`
           metric='test_best'): # a key of METRICS
     "One row a distilled cell: its settings; n, mean, std, baseline in percent; gain and Welch's 95 % interval in pp."
@@ -110,12 +112,13 @@ def gains(runs,                # DataFrame of `records.load_runs`, best through 
         b = summary(base[metric])
         sizes = {f'{r}_parameters': size(settings[r], settings) for r in ('teacher', 'student')}
         rows.append({**settings, **_count(cell, metric), **summary(cell[metric]), 'baseline_mean': b['mean'], 'baseline_std': b['std'],
+                     'baseline_runs': _count(base, metric)['runs'],
                      **difference(cell[metric], base[metric]), **sizes, 'metric': metric})
     return pd.DataFrame(rows, columns=_own(runs) + shared + _counted + _gained)
 
 _counted = ['planned', 'failed', 'runs', 'seeds', 'n', 'mean', 'std']
 _compared = ['gain', 'ci_low', 'ci_high', 'n_baseline']
-_gained = 'baseline_mean baseline_std gain ci_low ci_high n_baseline teacher_parameters student_parameters metric'.split()
+_gained = 'baseline_mean baseline_std baseline_runs gain ci_low ci_high n_baseline teacher_parameters student_parameters metric'.split()
 
 # %% ../nbs/14_tables.ipynb #7fca0622
 def accuracy(runs, metric='test_best'):
@@ -198,6 +201,17 @@ def curves(runs, root=None): # root: results folder that holds the histories
     parts = [records.history(r['run_id'], root).assign(**r) for r in _of(runs, status='complete')[which].to_dict('records')]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=records.HISTORY + which)
 
+# %% ../nbs/14_tables.ipynb #d2207504
+def selected(runs):
+    "One row a distilled cell of the finals: α, T, β, how many configurations were tried, the best validation (v1: test) accuracy among them in percent."
+    rows, tried = [], _of(runs, stage='select', status='complete')
+    for settings, cell in _cells(_of(runs, stage='final', role='student'), ['profile', 'protocol', 'teacher', 'student', 'method', *_symbols]):
+        judged = 'validation_best' if settings['protocol'] == 'v2' else 'test_best'
+        found = tried[(tried.profile == settings['profile']) & (tried.teacher == settings['teacher']) & (tried.student == settings['student']) & (tried.method == settings['method'])]
+        rows.append({**settings, **_count(cell, 'test_best'), 'tried': len(found.drop_duplicates(list(_symbols))), 'best': 100*found[judged].max(),
+                     'tried_runs': tuple(found.run_id)})
+    return pd.DataFrame(rows, columns=['profile', 'protocol', 'teacher', 'student', 'method', *_symbols, *_counted[:4], 'tried', 'best', 'tried_runs'])
+
 # %% ../nbs/14_tables.ipynb #b5487878
 _v1_quantity = {'teacher_accuracy': 'teacher', 'baseline_accuracy': 'baseline', 'accuracy': 'student', 'gain': 'student'}
 _v2_column = {'test_best': 'test_best', 'test_final': 'test_final', 'validation_best': 'validation'}
@@ -214,13 +228,13 @@ def _tidy_v2(t, metric):
     base = t[t.quantity == 'baseline'].set_index('student')['mean']
     return t.assign(gain=(t['mean'] - t.student.map(base)).where(t.quantity == 'student'))
 
-# %% ../nbs/14_tables.ipynb #ccc0e976
+# %% ../nbs/14_tables.ipynb #65f04e2d
 def published(metric='test_best'): # a key of METRICS; the paper's first version has the best epoch alone
-    "The paper's figures, one row a cell and version: version quantity teacher student method stem mean std n gain."
+    "The paper's figures, one row a cell and version: version quantity teacher student method alpha temperature stem mean std n gain."
     one_of('metric', metric, tuple(METRICS))
     parts = [_tidy_v2(records.published('v2'), metric).assign(version='v2')]
     if metric == 'test_best': parts.insert(0, _tidy_v1(records.published('v1')).assign(version='v1'))
-    return pd.concat(parts)[['version', *_of_a_cell, 'stem', 'mean', 'std', 'n', 'gain']].reset_index(drop=True)
+    return pd.concat(parts)[['version', *_of_a_cell, 'alpha', 'temperature', 'stem', 'mean', 'std', 'n', 'gain']].reset_index(drop=True)
 
 def against_published(table,     # of `gains` (quantity 'student') or `accuracy` (its role says which)
                       paper, # of `published`
@@ -304,12 +318,23 @@ def clipping_text(c):
         'Accuracy, %': _accuracy, **norms, 'Difference to union, pp': _gain,
         **_difference, 'Seeds': _seeds}, without=['clipping'])
 
-# %% ../nbs/14_tables.ipynb #487928ef
+# %% ../nbs/14_tables.ipynb #a818a529
 def stem_text(s):
     "The table of `stem_ablation` for readers."
     return _text(s, {'Network': lambda r: network(r['student']), 'Stem': lambda r: r['stem'], 'n': count,
         'Accuracy, %': _accuracy, 'Worth of the CIFAR stem, pp': _gain,
         **_difference, 'Seeds': _seeds})
+
+def selected_text(t, paper): # paper: of `published`
+    "The table of `selected` for readers, beside what the paper's second version selected."
+    theirs = {(r.teacher, r.student, r.method): _settings(r) for r in paper[paper.version.eq('v2') & paper.quantity.eq('student')].itertuples()}
+    return _text(t, {'Pair': pair, 'Method': lambda r: method(r['method']),
+        'Configuration': lambda r: 'not selected yet' if pd.isna(r['alpha']) else r['settings'],
+        'Chosen from': lambda r: f"{r['tried']} configurations" if r['tried'] else 'fixed by the profile',
+        'Best accuracy there, %': lambda r: plain(r['best']),
+        'paper v2': lambda r: theirs.get((r['teacher'], r['student'], r['method']), '—')})
+
+def _settings(row): return ', '.join(f'{_symbols[c]} {getattr(row, c):g}' for c in ('alpha', 'temperature') if not pd.isna(getattr(row, c)))
 
 def fidelity_text(f):
     "The table of `fidelity` for readers."
@@ -335,6 +360,28 @@ def styled(text,         # DataFrame of strings
         for c in links: shown[c] = [v if pd.isna(h) else f'<a href="{escape(h)}">{v}</a>' for v, h in zip(shown[c], links[c])]
     table = shown.style.hide(axis='index').format_index(escape='html', axis='columns')
     return table.set_table_styles(_look).set_td_classes(classes)
+
+# %% ../nbs/14_tables.ipynb #eac5eb37
+def runs_address(run_ids):
+    "Where the page of all runs shows these, or None for no run."
+    if not run_ids: return None
+    shared = run_ids[0] if len(run_ids) == 1 else os.path.commonpath(run_ids) + '/'
+    return f'runs.html#q={quote(shared, safe="/")}'
+
+def _explorer_address(row):
+    if not row['runs']: return None
+    return 'explorer.html#' + urlencode({k: row[k] for k in ('profile', 'teacher', 'student', 'method')})
+
+def links(table, # of `gains`, `accuracy`, `clipping_ablation`, `stem_ablation` or `fidelity`
+          text): # the same for readers
+    "Addresses for `styled`, a frame like `text`: None where nothing was run."
+    rows, found = table.to_dict('records'), pd.DataFrame(None, index=range(len(text)), columns=text.columns, dtype=object)
+    compared = 'gain' in table and 'method' in table and 'baseline_runs' in table
+    for head in text:
+        if head == 'Baseline, %': found[head] = [runs_address(r['baseline_runs']) for r in rows]
+        elif head == 'Gain, pp' and compared: found[head] = [_explorer_address(r) for r in rows]
+        elif re.search(r', (%|pp|nats)$|norm', head) and 'interval' not in head: found[head] = [runs_address(r['runs']) for r in rows]
+    return found
 
 # %% ../nbs/14_tables.ipynb #a6ea00ee
 def as_markdown(text): # plain text, possibly out of a record
