@@ -2,7 +2,7 @@
 # make test   every test, every library notebook, notebooks and package in step
 # make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2 GPU_HOURS=100
 # make report     make report PROFILE="demo fast"     make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
-# make bench     make lab     make export     make lock
+# make bench     make lab     make export     make lock     make picture
 
 SHOWN = thin demo
 PROFILE ?= $(if $(filter report,$(MAKECMDGOALS)),$(SHOWN),demo)
@@ -18,7 +18,7 @@ CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/*.ipynb))
 REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
 READY := .venv/.ready
 
-.PHONY: demo test study plan bench report runs-ours runs-authors lab export lock FORCE
+.PHONY: demo test study plan bench report picture runs-ours runs-authors lab export lock FORCE
 
 demo: $(READY)
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
@@ -95,3 +95,7 @@ _build/records: FORCE
 _site/index.html: $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
 	@python -m kd_capacity.report site
 	@touch $@
+
+# --- the README's picture: the front page of the site as it is
+picture: $(READY)
+	@python -m kd_capacity.report picture

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABEL', 'repository', 'sources', 'options', 'output', 'relink', 'symbols', 'linked_names', 'defined', 'heading',
-           'page_of', 'label', 'pages', 'navigation', 'identifier', 'finish', 'site', 'main']
+           'page_of', 'label', 'pages', 'navigation', 'identifier', 'finish', 'site', 'picture', 'main']
 
 # %% ../nbs/20_report.ipynb #558b5f7c
 import ast, importlib.util, json, os, re, shutil, subprocess, tempfile
@@ -321,7 +321,27 @@ def site(root=None): # the repository; None: where this package is
     finally: shutil.rmtree(made, ignore_errors=True)
     return root/'_site'/'index.html', 'nbconvert'
 
-# %% ../nbs/20_report.ipynb #6c85f452
+# %% ../nbs/20_report.ipynb #0b604b02
+def picture(root=None,            # the repository; None: where this package is
+            size=(1280, 1120)):   # of the window, pixels
+    "Write theme/site.png, the top of the website's front page; returns its path."
+    from playwright.sync_api import sync_playwright
+    root, chromium = Path(root or repository()), shutil.which('chromium')
+    page, path = root/'_site'/'index.html', root/'theme'/'site.png'
+    if not page.exists(): raise SystemExit(f'There is no {page}: make report builds it.')
+    if not chromium: raise SystemExit('chromium is not on PATH: install it (apt-get install chromium), then make picture again.')
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        view = browser.new_page(viewport=dict(zip(('width', 'height'), size)), color_scheme='light')
+        view.goto(page.as_uri())
+        image = view.screenshot()
+        browser.close()
+    part = path.with_name(f'.{path.name}.tmp')
+    part.write_bytes(image)
+    os.replace(str(part), str(path))
+    return path
+
+# %% ../nbs/20_report.ipynb #e713728b
 def _pages():
     bare = pages()
     print(f'{len(sources(repository()))} pages staged' + (f', without outputs: {", ".join(bare)}' if bare else ''))
@@ -336,17 +356,18 @@ def _headline(profiles, results):
     print('\n\n'.join(headline(p, results) for p in profiles))
 
 def main(argv=None):
-    "python -m kd_capacity.report {pages,site,headline}"
+    "python -m kd_capacity.report {pages,site,picture,headline}"
     import argparse
     parser = argparse.ArgumentParser(prog='python -m kd_capacity.report', description='The website and the headline table.')
     what = parser.add_subparsers(dest='what', required=True)
     what.add_parser('pages', help='stage index.ipynb and pages/')
     what.add_parser('site', help='make _site/')
+    what.add_parser('picture', help='write theme/site.png')
     head = what.add_parser('headline', help='print the headline table')
     head.add_argument('profiles', nargs='+')
     head.add_argument('--results', help='results folder')
     a = parser.parse_args(argv)
-    return {'pages': _pages, 'site': _site, 'headline': lambda: _headline(a.profiles, a.results)}[a.what]()
+    return {'pages': _pages, 'site': _site, 'picture': lambda: print(picture()), 'headline': lambda: _headline(a.profiles, a.results)}[a.what]()
 
 # %% ../nbs/20_report.ipynb #f4e28c1e
 if __name__ == '__main__' and '__file__' in globals(): main()  # a notebook is `__main__` too, but no file

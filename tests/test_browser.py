@@ -1,0 +1,120 @@
+"""The website in a real browser, opened from file:// without a network: errors, links, widths, accessibility."""
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from made_up import write
+from test_report import REPORTS, copy_repository, execute, make_site
+
+from kd_capacity import config, run_pages
+
+WIDTHS = 390, 1280
+THEMES = 'light', 'dark'
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The website of the demo study, from made-up records; with its chapters, not executed."
+    root = copy_repository(tmp_path_factory.mktemp('browser'))
+    write(config.study_runs('demo'), root/'results')
+    run_pages.build(['demo'], root/'results', root/'_build'/'runs')
+    execute(root, *REPORTS, 'index', profiles='demo', results=str(root/'results'))
+    return make_site(root)
+
+
+def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+
+
+@pytest.fixture(scope='module')
+def opened(site, browser):
+    "A function from (page, width, theme) to the open page; what goes wrong while it opens is in its `errors`."
+    contexts = {(w, t): browser.new_context(viewport={'width': w, 'height': 900}, color_scheme=t, offline=True) for w in WIDTHS for t in THEMES}
+
+    def open_(name, width=1280, theme='light'):
+        page = contexts[width, theme].new_page()
+        page.errors = []
+        page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
+        page.on('pageerror', lambda e: page.errors.append(str(e)))
+        page.on('requestfailed', lambda r: None if 'mathjax' in r.url else page.errors.append(f'{r.url} failed'))
+        page.goto((site/name).as_uri(), wait_until='load')
+        return page
+
+    yield open_
+    for c in contexts.values(): c.close()
+
+
+def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(site, opened):
+    found = []
+    for name in pages(site):
+        for width in WIDTHS:
+            page = opened(name, width)
+            errors = [e for e in page.errors if 'mathjax' not in e and 'ERR_INTERNET_DISCONNECTED' not in e]  # mathematics may need the network
+            wide = page.evaluate('document.documentElement.scrollWidth')
+            if errors: found.append((name, width, errors))
+            if wide > width: found.append((name, width, f'{wide} pixels wide'))
+            broken = page.evaluate('[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))')
+            if broken: found.append((name, width, broken))
+            page.close()
+    assert not found
+
+
+def test_no_broken_link(site):
+    found, ids = [], {}
+    soups = {name: BeautifulSoup((site/name).read_text(), 'html.parser') for name in pages(site)}
+    for name, soup in soups.items(): ids[name] = {e['id'] for e in soup.select('[id]')}
+    for name, soup in soups.items():
+        for a in soup.select('a[href], link[href], script[src], img[src]'):
+            url = urlsplit(a.get('href') or a.get('src'))
+            if url.scheme: continue
+            target = (site/name).parent/unquote(url.path) if url.path else site/name
+            if not target.resolve().is_file(): found.append((name, a))
+            elif url.fragment and '=' not in url.fragment and unquote(url.fragment) not in ids.get(target.resolve().relative_to(site.resolve()).as_posix(), ()): found.append((name, a))
+    assert not found
+
+
+@pytest.mark.parametrize('theme', THEMES)
+def test_no_serious_accessibility_fault(site, opened, theme):
+    axe = pytest.importorskip('axe_playwright_python', reason='axe-core is not installed')
+    script = (Path(axe.__file__).parent/'axe.min.js').read_text()
+    runs = [p for p in pages(site) if p.startswith('runs/')]
+    found = []
+    for name in [p for p in pages(site) if not p.startswith('runs/')] + runs[:1]:
+        page = opened(name, 1280, theme)
+        page.evaluate(script)
+        for fault in page.evaluate("axe.run(document, {resultTypes: ['violations']})")['violations']:
+            if fault['impact'] in ('serious', 'critical'):
+                found.append((name, fault['id'], len(fault['nodes']), [n['html'][:160] for n in fault['nodes'][:2]]))
+        page.close()
+    assert not found
+
+
+def test_a_table_sorts_by_a_click_and_back(opened):
+    page = opened('pages/analysis.html')
+    table = page.locator('main table').filter(has_text='Gain, pp').first
+    column = table.locator('th').all_inner_texts().index('Gain, pp')
+    read = lambda: [float(t.replace('−', '-')) for t in table.locator(f'tbody tr td:nth-child({column + 1})').all_inner_texts()]
+    before = read()
+    head = table.get_by_role('button', name='Gain, pp')
+    head.focus()
+    page.keyboard.press('Enter')
+    assert read() == sorted(before) != before or sorted(before) == before
+    assert table.locator('th[aria-sort=ascending]').count() == 1
+    head.click()
+    assert read() == sorted(before, reverse=True)
+    page.close()
+
+
+def test_a_copied_table_is_numbers_for_a_spreadsheet(opened):
+    page = opened('pages/analysis.html')
+    page.evaluate("document.execCommand = () => { window.copied = document.activeElement.value; return true }")
+    page.locator('main table').filter(has_text='Gain, pp').first.locator('xpath=following::button[@class="copy"][1]').click()
+    lines = page.evaluate('window.copied').split('\n')
+    at = lines[0].split('\t').index('Gain, pp')
+    assert len(lines) == 7 and all(re.fullmatch(r'[+-]?\d+\.\d\d', line.split('\t')[at]) for line in lines[1:]), lines
+    page.close()
+
+
+def test_a_page_weighs_less_than_3_MB(site):
+    for name in pages(site): assert (site/name).stat().st_size < 3e6, name
