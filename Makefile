@@ -81,6 +81,7 @@ _build/nbs/index.ipynb: _build/records
 _build/nbs/index.ipynb _build/report/%.ipynb: GIVEN = -p profiles "$(PROFILE)"
 _build/report/benchmark.ipynb: GIVEN =
 _build/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
+_build/report/explorer.ipynb: theme/explorer.js theme/explorer.css
 _build/report/%.ipynb: nbs/report/%.ipynb $(LIBRARY) _build/records
 	@mkdir -p $(@D)
 	@echo "executing nbs/report/$*.ipynb for $(PROFILE)"

@@ -47,3 +47,16 @@ def student_spec(trained_teacher):
         spec = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method=method)
         return replace(spec, **{**SMALL, 'teacher_run': trained_teacher[1].run_id, **more})
     return make
+
+
+@pytest.fixture(scope='session')
+def browser():
+    "A real browser; where there is none, the tests that need it are skipped and say so."
+    import shutil
+    chromium = shutil.which('chromium')
+    if not chromium: pytest.skip('no chromium on PATH, so no page was opened')
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed, so no page was opened')
+    with playwright.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        yield opened
+        opened.close()
