@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'COLOURS', 'NORMS', 'STEM_LOOKS', 'colour', 'axes',
            'spread', 'name_ends', 'note', 'gain_against_gap', 'forest', 'moderation', 'gain_against_size',
-           'power_curves', 'optimism', 'equivalence', 'judged_by', 'convergence', 'gradient_norms', 'stems',
-           'run_losses', 'run_accuracy', 'run_norms']
+           'power_curves', 'optimism', 'equivalence', 'convergence', 'gap', 'learning_rate', 'gradient_norms',
+           'norms_by_method', 'agreement', 'class_differences', 'disagreements', 'reliability', 'stems', 'run_losses',
+           'run_accuracy', 'run_norms']
 
-# %% ../nbs/15_figures.ipynb #388d7df0
+# %% ../nbs/15_figures.ipynb #1401f570
 from zlib import crc32
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from .config import PARAMETERS, method, network, pair, signed
+from .records import GROUPS, generalisation_gap, judged_by
 
 # %% ../nbs/15_figures.ipynb #07d800ab
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, GREY = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#5A5A5A'
@@ -108,12 +110,12 @@ def _gain_legend(gains, methods):
     return ours + [handle(f'paper {v}', marker=shape, markerfacecolor='white', markeredgecolor=GREY)
                    for v, shape in (('v1', 's'), ('v2', 'D')) if v in gains and gains[v].notna().any()]
 
-# %% ../nbs/15_figures.ipynb #3fea0315
-def _rows(labels, xlabel, ax, width=7.5):
-    "Axes with a row a label, the first on top, and a line at zero."
+# %% ../nbs/15_figures.ipynb #0e19ee03
+def _rows(labels, xlabel, ax, width=7.5, zero=True):
+    "Axes with a row a label, the first on top, and a line at zero where it means something."
     ax = axes(ax, width, 1.1 + .34*max(len(labels), 1))
     ax.grid(axis='y', visible=False); ax.grid(axis='x', color='#E4E4E4', linewidth=.8)
-    ax.axvline(0, color='black', linewidth=1)
+    if zero: ax.axvline(0, color='black', linewidth=1)
     ax.set_yticks(range(len(labels)), labels); ax.tick_params(axis='y', length=0)
     ax.set(xlabel=xlabel, ylim=(max(len(labels), 1) - .4, -.6))
     return ax
@@ -229,17 +231,13 @@ def equivalence(table,    # `statistics.clipping_equivalence`
         else: _beside(ax, y, f"{signed(r['estimate'])}   {verdict}, {_p(r['tost_p'])}")
     return ax
 
-# %% ../nbs/15_figures.ipynb #a30e004c
+# %% ../nbs/15_figures.ipynb #278decd2
 def _band(ax, cell, value, c, **how):
     "Mean of `value` over the seeds per epoch and the band of all seeds; returns the last mean."
     by = cell.groupby('epoch')[value]
     ax.fill_between(by.mean().index, by.min(), by.max(), color=c, alpha=.18, linewidth=0)
     ax.plot(by.mean().index, by.mean(), color=c, **{'linewidth': 1.6, **how})
     return by.mean().iloc[-1]
-
-def judged_by(curves):
-    "The accuracy that the runs were judged by: validation under protocol v2, test under v1."
-    return 'validation_accuracy' if curves.validation_accuracy.notna().any() else 'test_accuracy'
 
 def convergence(curves,  # `tables.curves` of one student: its baseline and its students of one teacher
                 ax=None):
@@ -249,6 +247,31 @@ def convergence(curves,  # `tables.curves` of one student: its baseline and its 
         ends[f'{method(name)} (n = {cell.seed.nunique()})'] = _band(ax, cell, value, colour(name)), colour(name)
         low = min(low, cell[cell.epoch > cell.epoch.max()/4].groupby('epoch')[value].mean().min())
     ax.set(xlabel='epoch', ylabel=value.replace('_', ' ') + ' (%)', ylim=(low - .05*(101 - low), min(ax.get_ylim()[1], 101)))
+    name_ends(ax, ends)
+    return ax
+
+# %% ../nbs/15_figures.ipynb #a9ef7709
+def gap(curves,  # of one pair, `tables.by_pair`
+        ax=None):
+    "Training accuracy minus the accuracy judged by, in pp over the epochs, a line and a seed band a method."
+    ax, ends, values = axes(ax), {}, curves.assign(value=100*generalisation_gap(curves)).dropna(subset=['value'])
+    for name, cell in values.groupby('method', sort=False):
+        ends[f'{method(name)} (n = {cell.run_id.nunique()})'] = _band(ax, cell, 'value', colour(name)), colour(name)
+    ax.axhline(0, color='black', linewidth=1)
+    ax.set(xlabel='epoch', ylabel=f"training minus {judged_by(curves).replace('_', ' ')} (pp)")
+    name_ends(ax, ends)
+    return ax
+
+# %% ../nbs/15_figures.ipynb #495b750a
+def learning_rate(schedules, # `tables.schedules`
+                  ax=None):
+    "Learning rate over the epochs on a log scale, a line a schedule."
+    ax, ends = axes(ax, 7, 2.6), {}
+    ax.set_yscale('log')
+    for shade, (_, s) in zip(('black', GREEN, PINK, GREY)*len(schedules), schedules.groupby('schedule')):
+        ax.plot(s.epoch, s.lr, color=shade, linewidth=1.8)
+        ends[f"{s.roles.iloc[0]} (n = {s.n.iloc[0]})"] = s.lr.iloc[-1], shade
+    ax.set(xlabel='epoch', ylabel='learning rate')
     name_ends(ax, ends)
     return ax
 
@@ -270,6 +293,112 @@ def gradient_norms(curves,        # `tables.curves` of one cell
     ax.axhline(threshold, color='black', linewidth=1, linestyle='--')
     ax.set(xlabel='epoch', ylabel='largest gradient norm of the epoch')
     name_ends(ax, {**ends, f'threshold {threshold:g}': (threshold, 'black')})
+    return ax
+
+# %% ../nbs/15_figures.ipynb #68a95fbd
+def norms_by_method(curves,        # of one pair, `tables.by_pair`
+                    threshold=1.0):
+    "`gradient_norms` of each method that has any, side by side; None where none has."
+    recorded = curves[curves[[f'norm_{g}_max' for g in GROUPS]].astype(float).gt(0).any(axis=1)]
+    cells = list(recorded.groupby('method', sort=False))
+    if not cells: return None
+    axs = plt.subplots(1, len(cells), figsize=(4.3*len(cells), 3.1), sharey=True, layout='constrained', squeeze=False)[1][0]
+    seen = recorded[[f'norm_{g}_max' for g in GROUPS]].astype(float).where(lambda v: v > 0).stack()
+    axs[0].set_ylim(min(seen.min(), threshold)/1.5, max(seen.max(), threshold)*1.5)  # before names are placed
+    for ax, (name, cell) in zip(axs, cells):
+        gradient_norms(cell, threshold, ax)
+        ax.set_title(f'{method(name)} (n = {cell.run_id.nunique()})', fontsize=10, color=colour(name))
+    for ax in axs[1:]: ax.set_ylabel('')
+    return axs[0].figure
+
+# %% ../nbs/15_figures.ipynb #78497103
+def agreement(table,    # `tables.fidelity`
+              ax=None):
+    "Agreement with the teacher in percent with the mean's 95 % interval, a row a cell; controls hollow."
+    rows = table.to_dict('records')
+    names = ['control' if r['method'] == 'none' else method(r['method']) for r in rows]
+    ax = _rows([f'{pair(r)}, {name}' for r, name in zip(rows, names)], 'agreement with the teacher (% of the test images)', ax, 8, zero=False)
+    for y, r in enumerate(rows):
+        c = colour(r['method'])
+        _interval(ax, y, r['mean'], r['mean_low'], r['mean_high'], c)
+        if r['method'] == 'none' and r['n']: ax.plot(r['mean'], y, 'o', markersize=7, markeredgecolor=c, markerfacecolor='white', zorder=4)
+        if not r['n']: _beside(ax, y, 'no logits' if r['complete'] else 'not run', GREY)
+        else: _beside(ax, y, f"n = {r['n']}" + ('' if pd.isna(r['gain']) else f"   {signed(r['gain'])} pp"), c)
+    return ax
+
+# %% ../nbs/15_figures.ipynb #c7192133
+def _label(name, most=14):
+    "A name in one short line."
+    text = ''.join(c if c.isprintable() else ' ' for c in str(name))
+    return text if len(text) <= most else text[:most - 1] + '…'
+
+def _heat(ax, values, cmap, low, high, form=None, bold=None):
+    "Cells in colour, the first row on top; a number in each where `form` is given."
+    mesh = ax.pcolormesh(values, cmap=cmap, vmin=low, vmax=high, rasterized=values.size > 2000)
+    ax.set(xlim=(0, values.shape[1]), ylim=(len(values), 0), facecolor='#E4E4E4')  # grey: no value
+    ax.spines[:].set_visible(False); ax.tick_params(length=0); ax.grid(False)
+    for (i, j), v in np.ndenumerate(values) if form else ():
+        if np.isnan(v): continue
+        dark = np.dot(mesh.cmap(mesh.norm(v))[:3], (.299, .587, .114)) < .55
+        ax.text(j + .5, i + .5, form(v), ha='center', va='center', fontsize=8, color='white' if dark else 'black', weight='bold' if bold is not None and bold[i, j] else 'normal')
+    return mesh
+
+# %% ../nbs/15_figures.ipynb #8e8ef7c5
+def class_differences(table,    # `tables.class_accuracy` of one profile
+                      most=20,  # classes; of more, those that differ most
+                      ax=None):
+    "Accuracy minus the baseline's in pp, a row a class and a column a cell; bold where the 95 % interval is clear of zero."
+    table = table.assign(cell=[f"{pair(r)}\n{method(r['method'])}\nn = {r['n']}, {r['n_baseline']}" for r in table.to_dict('records')],
+                         clear=(table.ci_low > 0) | (table.ci_high < 0))
+    wide = {v: table.pivot(index='class', columns='cell', values=v)[list(dict.fromkeys(table.cell))] for v in ('gain', 'clear')}
+    largest = wide['gain'].abs().max(axis=1).fillna(0).sort_values(ascending=False, kind='stable').index[:most].sort_values()
+    gain, clear = (wide[v].loc[largest].to_numpy() for v in ('gain', 'clear'))
+    limit = max(np.nanmax(np.abs(gain), initial=0), .1)
+    ax = axes(ax, 2 + 1.15*gain.shape[1], 1.1 + .3*len(gain))
+    _heat(ax, gain, 'PuOr_r', -limit, limit, lambda v: signed(v, 1), clear.astype(bool))
+    names = table.drop_duplicates('class').set_index('class').name
+    ax.set_yticks(np.arange(len(gain)) + .5, [_label(names[k]) for k in largest], parse_math=False)
+    ax.set_xticks(np.arange(gain.shape[1]) + .5, list(wide['gain'].columns), fontsize=9)
+    ax.set_ylabel('class'); ax.set_xlabel('accuracy minus the baseline’s (pp)')
+    return ax
+
+# %% ../nbs/15_figures.ipynb #c57a28dc
+def disagreements(table): # `tables.disagreements` of one pair
+    "A panel a method: of the images of which the teacher says a class, the share in percent of which the student says another."
+    cells = list(table.groupby('method', sort=False))
+    off = table[table.teacher_class != table.student_class].given
+    classes, limit = table.teacher_class.max() + 1, max(off.max(), .1) if len(off) else .1
+    few = classes <= 20  # of more, neither names nor numbers can be read
+    axs = plt.subplots(1, len(cells), figsize=((1.2 + .34*min(classes, 20))*len(cells), 1.5 + .3*min(classes, 20)), sharey=True, layout='constrained', squeeze=False)[1][0]
+    names = [_label(v, 10) for v in table.drop_duplicates('teacher_class').teacher_says]
+    for ax, (name, cell) in zip(axs, cells):
+        values = cell.pivot(index='teacher_class', columns='student_class', values='given').to_numpy(copy=True)
+        np.fill_diagonal(values, np.nan)
+        mesh = _heat(ax, values, 'Blues', 0, limit, (lambda v: f'{v:.0f}' if v >= .5 else '') if few else None)
+        ax.set_title(f"{'control' if name == 'none' else method(name)} (n = {cell.n.iloc[0]})", fontsize=10, color=colour(name))
+        for side in ('x', 'y') if few else (): getattr(ax, f'set_{side}ticks')(np.arange(classes) + .5, names, parse_math=False, fontsize=8)
+        if max(map(len, names)) > 2: ax.tick_params(axis='x', rotation=90)
+        ax.set_xlabel('class the student predicts (% of the row)')
+    axs[0].set_ylabel('class the teacher predicts')
+    if not few: axs[0].figure.colorbar(mesh, ax=list(axs), label='% of the images of the row')
+    return axs[0].figure
+
+# %% ../nbs/15_figures.ipynb #f5bb660f
+def reliability(bins,     # `tables.reliability` of one pair: its teacher, baseline and students
+                errors,   # `tables.calibration` of the same cells
+                ax=None):
+    "Accuracy over confidence in percent, a line a network, named with its expected calibration error."
+    ax, low = axes(ax, 7.4, 4), 100.
+    for (role, m), cell in bins.groupby(['role', 'method'], sort=False):
+        name, c = ('teacher', 'black') if role == 'teacher' else (method(m), colour(m))
+        error = errors[(errors.role == role) & (errors.method == m)].iloc[0]
+        cell = cell.assign(share=cell.images/cell.images.sum()).query('share >= .01')
+        ax.plot(cell.confidence, cell.accuracy, color=c, linewidth=1.5, label=f"{name}: {error['mean']:.1f} % (n = {error['n']})")
+        ax.scatter(cell.confidence, cell.accuracy, 150*cell.share + 14, color=c, alpha=.6, linewidth=0, zorder=3)
+        low = min(low, cell.confidence.min(), cell.accuracy.min())
+    ax.plot([0, 100], [0, 100], color='black', linewidth=1, linestyle='--')
+    ax.set(xlabel='confidence (%)', ylabel='accuracy (%)', xlim=(max(low - 5, -2), 102), ylim=(max(low - 5, -2), 102))
+    ax.legend(title='expected calibration error', loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=9, title_fontsize=9, labelcolor='linecolor')
     return ax
 
 # %% ../nbs/15_figures.ipynb #b3fe2c8e

@@ -10,7 +10,7 @@ __all__ = ['METRICS', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLUMNS', 'STUDENTS
            'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary', 'equivalence',
            'clipping_equivalence', 'power', 'detectable', 'seeds_needed', 'power_curve', 'pooled_std', 'noise_optimism',
            'selection_optimism', 'mean_optimism', 'sensitivity', 'closeness', 'fidelity_tests', 'McNemar', 'mcnemar',
-           'calibration_error']
+           'reliability', 'calibration_error']
 
 # %% ../nbs/12_statistics.ipynb #13e2046e
 import warnings
@@ -796,14 +796,22 @@ def mcnemar(logits_a, # (images, classes)
     counts = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
     return McNemar(int(counts[0][1]), int(counts[1][0]), 100*float(a.mean() - b.mean()), float(contingency_tables.mcnemar(counts, exact=True).pvalue))
 
-# %% ../nbs/12_statistics.ipynb #b71ccc56
-def calibration_error(logits,   # (images, classes)
-                      labels,   # (images,), class indices
-                      bins=15): # of equal width over (0, 1]
-    "Expected calibration error, in [0, 1]."
+# %% ../nbs/12_statistics.ipynb #6b02f595
+def reliability(logits,   # (images, classes)
+                labels,   # (images,), class indices
+                bins=15): # of equal width over (0, 1]
+    "One row a bin of confidence: its bounds, images, mean confidence and accuracy (fractions; NaN in an empty bin)."
     from kd_capacity.fidelity import accuracy
     accuracy(logits, labels)  # refuses what is not logits with labels
     p = special.softmax(np.asarray(logits, float), axis=1)
     confidence, right = p.max(1), p.argmax(1) == np.asarray(labels)
     bin_of = np.clip(np.ceil(confidence*bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(bin_of, right - confidence, bins)).sum()/len(right))
+    images = np.bincount(bin_of, minlength=bins)
+    mean = lambda v: np.divide(np.bincount(bin_of, v, bins), images, out=np.full(bins, np.nan), where=images > 0)
+    edges = np.arange(bins + 1)/bins
+    return pd.DataFrame({'low': edges[:-1], 'high': edges[1:], 'images': images, 'confidence': mean(confidence), 'accuracy': mean(right)})
+
+def calibration_error(logits, labels, bins=15):
+    "Expected calibration error, in [0, 1]."
+    r = reliability(logits, labels, bins)
+    return float((r.images*(r.accuracy - r.confidence).abs()).sum()/r.images.sum())

@@ -47,7 +47,7 @@ def write(specs, root, failure=None):
         feature = float(spec.method == 'feature')
         records.write_logits(spec.run_id, z, z, labels, root)
         records.write_history(spec.run_id, [
-            {'epoch': int(e), 'loss_total': 2/e, 'loss_ce': 1/e, 'train_accuracy': a, judged: a, 'norm_student_max': 2/e + 1,
+            {'epoch': int(e), 'lr': 0.1/e, 'loss_total': 2/e, 'loss_ce': 1/e, 'train_accuracy': a + 0.02, judged: a, 'norm_student_max': 2/e + 1,
              'norm_projections_max': feature*0.2/e, 'norm_total_max': 2/e + 1.1} for e, a in zip(epochs, curve)], root)
         why = (failure or {}).get(spec.run_id)
         teacher = logits.get(spec.teacher_run)

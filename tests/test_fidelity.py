@@ -37,6 +37,14 @@ def test_ties_go_to_the_lower_class():
     assert fidelity.accuracy([[1, 1, 0], [0, 1, 1]], [0, 1]) == 1
     assert fidelity.agreement([[1, 1, 0]], [[1, 0, 0]]) == 1
 
+def test_confusion_is_scikit_learns_with_the_teacher_in_the_rows():
+    assert fidelity.confusion(TEACHER, STUDENT).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    a, b = pair(noise=4)
+    counts = fidelity.confusion(a, b)
+    np.testing.assert_array_equal(counts, metrics.confusion_matrix(a.argmax(1), b.argmax(1), labels=range(10)))
+    assert counts.trace()/300 == pytest.approx(fidelity.agreement(a, b)) and (counts != counts.T).any()
+    assert fidelity.confusion(TEACHER[:1], STUDENT[:1]).shape == (3, 3)
+
 def test_agreement_is_symmetric_and_blind_to_the_truth():
     a, b = pair(noise=4)
     assert fidelity.agreement(a, b) == fidelity.agreement(b, a) == np.mean(a.argmax(1) == b.argmax(1)) < 1
@@ -82,6 +90,7 @@ def test_inputs_are_left_as_they_are():
 
 @pytest.mark.parametrize('call, words', [
     (lambda: fidelity.agreement(TEACHER, STUDENT[:2]), ['(4, 3)', '(2, 3)']),
+    (lambda: fidelity.confusion(TEACHER, STUDENT[:, :2]), ['(4, 3)', '(4, 2)']),
     (lambda: fidelity.kl(TEACHER, STUDENT[:, :2]), ['(4, 3)', '(4, 2)']),
     (lambda: fidelity.kl(TEACHER, STUDENT, 0), ['temperature = 0']),
     (lambda: fidelity.kl(TEACHER, STUDENT, float('nan')), ['temperature = nan']),

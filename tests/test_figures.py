@@ -121,6 +121,99 @@ def test_norms_show_the_threshold(study):
     assert 'projections' not in names(ax)
 
 
+def test_gap_is_drawn_in_pp(study):
+    runs, root = study
+    _, curves = next(tables.by_pair(tables.curves(runs, root)))
+    ax = figures.gap(curves)
+    assert ax.get_ylabel() == 'training minus validation accuracy (pp)' and sorted(names(ax)) == ['Feature-KD (n = 3)', 'Logit-KD (n = 3)', 'no teacher (n = 3)']
+    drawn = next(l for l in ax.lines if l.get_color() == figures.ORANGE)
+    assert drawn.get_ydata().tolist() == pytest.approx([2]*12)
+    assert not names(figures.gap(curves.assign(train_accuracy=np.nan)))
+
+
+def test_each_schedule_has_its_line(study):
+    runs, root = study
+    ax = figures.learning_rate(tables.schedules(tables.curves(runs, root)))
+    n = int(runs.status.eq('complete').sum()) - 2
+    assert names(ax) == ['teachers (n = 2)', f'baselines, students (n = {n})'] and ax.get_yscale() == 'log'
+    assert ax.lines[1].get_ydata().tolist() == pytest.approx([.1/e for e in range(1, 13)])
+
+
+def test_norms_of_the_methods_share_a_scale(study):
+    runs, root = study
+    _, curves = next(tables.by_pair(tables.curves(runs, root)))
+    fig = figures.norms_by_method(curves, 2.5)
+    assert [a.get_title() for a in fig.axes] == ['no teacher (n = 3)', 'Logit-KD (n = 3)', 'Feature-KD (n = 3)']
+    assert len({a.get_ylim() for a in fig.axes}) == 1 and all('threshold 2.5' in names(a) for a in fig.axes)
+    assert min(apart(a) for a in fig.axes) > .04
+    assert figures.norms_by_method(curves.assign(norm_student_max=np.nan, norm_total_max=np.nan, norm_projections_max=0.)) is None
+
+
+def test_agreement_stands_beside_its_control(study):
+    runs, root = study
+    f = tables.fidelity(runs, root)
+    ax = figures.agreement(f)
+    assert [t.get_text() for t in ax.get_yticklabels()][:3] == ['R50 → R18, control', 'R50 → R18, Logit-KD', 'R50 → R18, Feature-KD']
+    known = f[f.n > 0]
+    assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted(zip(known.mean_low, known.mean_high))]
+    assert [l.get_xdata()[0] for l in marks(ax, 'o') if l.get_markerfacecolor() == 'white'] == pytest.approx(f[f.method.eq('none') & f.n.gt(0)]['mean'].tolist())
+    assert names(ax)[1] == f'n = 3   {config.signed(f.gain[1])} pp' and names(ax)[-1] == 'not run'
+    for path in root.glob('*/baseline/**/logits.npz'): path.rename(path.with_suffix('.away'))
+    try: assert names(figures.agreement(tables.fidelity(runs, root)))[0] == 'no logits'
+    finally:
+        for path in root.glob('*/baseline/**/logits.away'): path.rename(path.with_suffix('.npz'))
+
+
+def drawn(ax):
+    "Values of a heat map as they are seen, the first row on top."
+    values = ax.collections[0].get_array()
+    return values if ax.get_ylim()[0] > ax.get_ylim()[1] else values[::-1]
+
+
+def test_classes_stand_in_rows_and_cells_in_columns(study):
+    runs, root = study
+    c = tables.class_accuracy(runs, root)
+    ax = figures.class_differences(c)
+    logit = c[(c.teacher == 'resnet50') & (c.method == 'logit')]
+    assert drawn(ax)[:, 0].tolist() == pytest.approx(logit.gain.tolist()) and ax.get_yticklabels()[3].get_text() == 'class 3'
+    assert ax.get_xticklabels()[0].get_text() == 'R50 → R18\nLogit-KD\nn = 3, 3' and '(pp)' in ax.get_xlabel()
+    clear = ((c.ci_low > 0) | (c.ci_high < 0)).sum()
+    assert sum(t.get_weight() == 'bold' for t in ax.texts) == clear and len(ax.texts) == c.gain.notna().sum()
+    most = figures.class_differences(c.assign(gain=c['class'].astype(float)), most=4)
+    assert [t.get_text() for t in most.get_yticklabels()] == [f'class {k}' for k in (6, 7, 8, 9)]
+
+
+def test_a_name_out_of_a_record_is_drawn_as_text(study):
+    runs, root = study
+    c = tables.class_accuracy(runs, root).assign(name='$x^$ a \x01 very long name')
+    ax = figures.class_differences(c)
+    assert ax.get_yticklabels()[0].get_text() == '$x^$ a   very…'
+    ax.figure.canvas.draw()  # as mathematics this would not parse
+    figures.disagreements(tables.disagreements(runs[runs.teacher.ne('resnet34')], root).assign(teacher_says='$x^$')).canvas.draw()
+
+
+def test_disagreement_is_drawn_off_the_diagonal(study):
+    runs, root = study
+    d = tables.disagreements(runs, root)
+    d = d[d.teacher == 'resnet50']
+    fig = figures.disagreements(d)
+    assert [a.get_title() for a in fig.axes] == ['control (n = 3)', 'Logit-KD (n = 3)', 'Feature-KD (n = 3)']
+    for ax, m in zip(fig.axes, ('none', 'logit', 'feature')):
+        values, cell = np.ma.filled(drawn(ax).astype(float), np.nan), d[d.method == m].set_index(['teacher_class', 'student_class']).given
+        assert np.isnan(np.diag(values)).all() and values[8, 1] == pytest.approx(cell[8, 1]) and values[1, 8] == pytest.approx(cell[1, 8])
+    assert fig.axes[0].get_ylabel() == 'class the teacher predicts'
+    many = pd.DataFrame([(i, j, 'logit', f'{i}', 1., 3) for i in range(30) for j in range(30)], columns='teacher_class student_class method teacher_says given n'.split())
+    assert not figures.disagreements(many).axes[0].texts  # a colour bar instead of numbers
+    figures.disagreements(many[(many.teacher_class == many.student_class)])
+
+
+def test_reliability_leaves_out_bins_of_few_images():
+    bins = pd.DataFrame({'role': 'student', 'method': 'logit', 'images': [5, 495, 500], 'confidence': [20., 80, 99], 'accuracy': [90., 70, 98]})
+    ax = figures.reliability(bins, pd.DataFrame({'role': ['student'], 'method': ['logit'], 'mean': [5.25], 'n': [3]}))
+    assert (ax.lines[0].get_xdata().tolist(), ax.lines[0].get_ydata().tolist(), ax.lines[0].get_color()) == ([80, 99], [70, 98], figures.BLUE)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['Logit-KD: 5.2 % (n = 3)'] and ax.get_xlabel() == 'confidence (%)'
+
+
 def test_stems_name_n_and_difference():
     s = tables.stem_ablation(frame(cell(baseline(), [.95, .952]) + cell(baseline(stage='stem', stem='imagenet'), [.88])))
     ax = figures.stems(s)

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from made_up import write
 
-from kd_capacity import config, report
+from kd_capacity import config, records, report, statistics
 
 HOSTILE = '<script>alert("x")</script> [x](javascript:alert(1)) {{< include /etc/passwd >}} $x$'
 
@@ -37,7 +37,7 @@ def execute(into, *names, **parameters):
     "Execute pages of the report as `make report` does."
     import papermill
     (into/'_build'/'report').mkdir(parents=True, exist_ok=True)
-    for name in names or ('analysis', 'statistics'):
+    for name in names or ('analysis', 'statistics', 'training', 'fidelity'):
         papermill.execute_notebook(str(ROOT/'nbs'/'report'/f'{name}.ipynb'), str(into/'_build'/'report'/f'{name}.ipynb'),
                                    parameters=parameters, kernel_name='python3', progress_bar=False)
 
@@ -250,7 +250,41 @@ def test_report_shows_the_numbers_of_the_records(full):
     assert {r['Accuracy, %'] for r in v1} == {'not run'}
     teachers = [r for r in table(page, 'Network', 'Role') if r['Profile'] == 'paper-v1' and r['Role'] == 'teacher']
     assert [(r['n'], r['95 % interval, %']) for r in teachers] == [('1', 'n = 1: no interval'), ('0 of 1', '')]
-    assert len(page.select('img[src^="data:image/png"]')) >= 7 and all(i.get('alt') for i in page.select('img'))
+    assert len(page.select('img[src^="data:image/png"]')) >= 4 and all(i.get('alt') for i in page.select('img'))
+
+
+def captions(page, words): return [c.get_text() for c in page.select('figcaption') if words in c.get_text()]
+
+
+def test_training_and_fidelity_show_the_numbers_of_the_records(full, tmp_path):
+    demo = config.study_runs('demo')
+    write(demo, tmp_path)  # the numbers of `full`
+    def ours(m): return [s.run_id for s in demo if (s.stage, s.method, s.student) == ('final', m, 'resnet18') and s.teacher in (None, 'resnet50')]
+    page = soup(full/'pages'/'training.html')
+    convergence, = captions(page, 'demo, R50 → R18. Highest validation accuracy')
+    for m, said in (('none', 'no teacher'), ('logit', 'Logit-KD'), ('feature', 'Feature-KD')):
+        last = [records.history(i, tmp_path).validation_accuracy.iloc[-1] for i in ours(m)]
+        assert f'{said} {100*sum(last)/3:.2f} %' in convergence
+    assert 'Logit-KD +2.00 pp (seeds +2.00 to +2.00)' in captions(page, 'demo, R50 → R18. Training minus validation accuracy')[0]
+    assert 'Feature-KD (n = 3): student in 12, projections in 0, total in 12 of 12 epochs' in captions(page, 'demo, R50 → R18. Largest norm')[0]
+    assert 'teachers (n = 2) from 0.1 to 0.00417 over 24 epochs' in captions(page, 'demo. Learning rate')[0]
+    page = soup(full/'pages'/'fidelity.html')
+    row = next(r for r in table(page, 'Agreement with the teacher, %') if (r.get('Profile', 'demo'), r['Pair'], r['Method']) == ('demo', 'R50 → R18', 'Logit-KD'))
+    recorded = [records.read_record(i, tmp_path)['fidelity']['agreement'] for i in ours('logit')]
+    assert row['Agreement with the teacher, %'].split()[0] == f'{100*sum(recorded)/3:.2f}' and row['n'] == '3'
+    teacher, mine = (records.logits(i, tmp_path)['best'].argmax(1) for i in (demo[0].run_id, ours('logit')[0]))
+    assert teacher.shape == mine.shape
+    apart = sum(100*(teacher != records.logits(i, tmp_path)['best'].argmax(1)).mean() for i in ours('logit'))/3
+    assert f'Logit-KD {apart:.1f} % (n = 3)' in captions(page, 'demo, R50 → R18. Test images on which')[0]
+    errors = [statistics.calibration_error(*(records.logits(i, tmp_path)[k] for k in ('best', 'labels'))) for i in ours('logit')]
+    assert f'Logit-KD {100*sum(errors)/3:.1f} % (n = 3,' in captions(page, 'demo, R50 → R18. Expected calibration error')[0]
+
+
+def test_training_and_fidelity_without_runs_say_so(empty):
+    training, fidelity = (soup(empty/'pages'/f'{name}.html') for name in ('training', 'fidelity'))
+    assert 'Nothing can be drawn: not run' in training.get_text() and 'no learning rate is recorded' in training.get_text()
+    assert fidelity.get_text().count('no student has been run') == 3 and {r['Agreement with the teacher, %'] for r in table(fidelity, 'Agreement with the teacher, %')} == {'not run'}
+    assert not training.select('figure') and not fidelity.select('figure')
 
 
 def test_statistics_judge_every_claim(full):
@@ -282,6 +316,9 @@ def test_authors_runs_make_the_whole_report(tmp_path):
     site = make_site(root)
     assert all('were not trained by this package' in soup(p).get_text() for p in pages_of(site))
     assert len(table(soup(site/'pages'/'analysis.html'), 'Gain, pp')) == 2
+    fidelity = soup(site/'pages'/'fidelity.html').get_text()
+    assert 'no logits, so no control' in fidelity and 'nothing to compare: no logits' in fidelity
+    assert captions(soup(site/'pages'/'training.html'), 'Highest validation accuracy') and 'no learning rate is recorded' in soup(site/'pages'/'training.html').get_text()
     assert 'n = 5' not in soup(site/'pages'/'analysis.html').get_text() and len(table(soup(site/'pages'/'statistics.html'), 'Claim', 'Verdict')) == 11
 
 

@@ -603,6 +603,11 @@ def test_calibration_error_against_a_loop():
         inside = (confidence > m/15) & (confidence <= (m + 1)/15)
         if inside.any(): expected += inside.mean()*abs(right[inside].mean() - confidence[inside].mean())
     assert statistics.calibration_error(z, labels) == pytest.approx(expected, **CLOSE)
+    for m, b in statistics.reliability(z, labels).iterrows():
+        inside = (confidence > m/15) & (confidence <= (m + 1)/15)
+        assert (b.images, b.low, b.high) == (inside.sum(), pytest.approx(m/15), pytest.approx((m + 1)/15))
+        if inside.any(): assert (b.confidence, b.accuracy) == pytest.approx((confidence[inside].mean(), right[inside].mean()), **CLOSE)
+        else: assert np.isnan([b.confidence, b.accuracy]).all()
     assert statistics.calibration_error(1000*np.eye(10), np.arange(10)) == 0  # sure and right
     with pytest.raises(config.UserError): statistics.calibration_error(z, labels[:3])
 

@@ -11,7 +11,7 @@ from conftest import ROOT, SHARED
 from made_up import baseline, cell, frame, row, student, write
 from scipy import stats
 
-from kd_capacity import config, fidelity, records, tables
+from kd_capacity import config, fidelity, records, statistics, tables
 
 A, B = [0.9500, 0.9520, 0.9540], [0.9490, 0.9500, 0.9510]
 
@@ -221,6 +221,183 @@ def test_curves_know_their_run(study):
     runs, root = study
     c = tables.curves(runs[runs.stage == 'clipping'], root)
     assert set(c.clipping) == {'student_only'} and set(c.seed) == {0, 1, 2} and c.epoch.max() == runs.epochs.min()
+
+
+# --- curves and what they come to
+
+def test_a_lost_history_leaves_the_curves(study):
+    runs, root = study
+    (records.run_folder(baseline().run_id, root)/'history.csv').unlink()
+    assert baseline().run_id not in set(tables.curves(runs, root).run_id) and tables.curves(runs, root).run_id.nunique() == len(runs) - 1
+
+
+def test_a_pairs_curves_are_its_students_and_their_baseline(study):
+    runs, root = study
+    pairs = list(tables.by_pair(tables.curves(runs, root)))
+    assert [s['teacher'] + s['student'] for s, _ in pairs] == ['resnet50resnet18', 'resnet34resnet18', 'resnet50resnet34']
+    for settings, curves in pairs:
+        assert curves.groupby('method').run_id.nunique().to_dict() == {'none': 3, 'logit': 3, 'feature': 3}
+        assert set(curves.student) == {settings['student']} and set(curves.teacher.dropna()) == {settings['teacher']} and set(curves.stage) == {'final'}
+    assert not list(tables.by_pair(tables.curves(runs[runs.role != 'student'], root))) and not list(tables.by_pair(tables.curves(runs[:0], root)))
+
+
+def test_the_end_is_the_last_epoch_of_each_run(study):
+    runs, root = study
+    _, curves = next(tables.by_pair(tables.curves(runs, root)))
+    last = {m: [records.history(i, root).validation_accuracy.iloc[-1] for i in cell.run_id.unique()] for m, cell in curves.groupby('method')}
+    e = tables.ending(curves, curves[tables.judged_by(curves)])
+    for r in e.to_dict('records'):
+        assert (r['n'], r['epoch'], r['mean'], r['least'], r['most']) == (3, 12, *map(pytest.approx, (100*np.mean(last[r['method']]), 100*min(last[r['method']]), 100*max(last[r['method']]))))
+    r, w = one(e, method='logit'), stats.ttest_ind(last['logit'], last['none'], equal_var=False).confidence_interval()
+    assert [r.gain, r.ci_low, r.ci_high] == pytest.approx([100*(np.mean(last['logit']) - np.mean(last['none'])), 100*w.low, 100*w.high])
+    best = e.loc[e['mean'].idxmax()]
+    assert f"Highest x after epoch 12: {tables.method(best.method)} {best['mean']:.2f} %" in tables.ending_finding(e, 'x')
+    gap = tables.ending(curves, tables.generalisation_gap(curves))
+    assert gap['mean'].tolist() == pytest.approx([2]*3) and 'Logit-KD +2.00 pp' in tables.gap_finding(gap, 'x')
+
+
+def test_v1_has_its_gap_to_the_test_images(tmp_path):
+    write([config.run_spec('paper-v1', 'baseline', student='resnet18')], tmp_path)
+    curves = tables.curves(tables.planned('paper-v1', tmp_path), tmp_path)
+    assert tables.judged_by(curves) == 'test_accuracy' and tables.generalisation_gap(curves).tolist() == pytest.approx([.02]*100)
+
+
+def test_norms_count_epochs_above_the_threshold(study):
+    runs, root = study
+    t = tables.norms(tables.curves(runs, root), 1.5)  # student 2/e + 1, total 2/e + 1.1, projections 0.2/e
+    feature, logit = (one(t, teacher='resnet50', student='resnet18', method=m, clipping='union') for m in ('feature', 'logit'))
+    assert (feature.n, feature.epochs, feature.student_above, feature.total_above, feature.projections_above) == (3, 12, 3, 4, 0)
+    assert (feature.student_max, feature.projections_max) == (3, pytest.approx(.2)) and np.isnan(logit.projections_above)
+    said = tables.norms_finding(t[t.index == feature.name], 1.5)
+    assert said == 'Largest norm above the threshold 1.5: Feature-KD (n = 3): student in 3, projections in 0, total in 4 of 12 epochs'
+    text = tables.norms_text(t, 1.5)
+    assert text['epochs above 1.5, total'][feature.name] == '4 of 12' and text['epochs above 1.5, projections'][logit.name] == ''
+    assert len(tables.norms(tables.curves(runs[:0], root))) == 0
+
+
+def test_runs_of_one_learning_rate_are_one_schedule(study):
+    runs, root = study
+    s = tables.schedules(tables.curves(runs, root))
+    assert s.drop_duplicates('schedule')[['roles', 'n']].values.tolist() == [['teachers', 2], ['baselines, students', 35]]
+    assert s[s.schedule == 1].lr.tolist() == pytest.approx([.1/e for e in range(1, 13)])
+    assert 'teachers (n = 2) from 0.1 to 0.00417 over 24 epochs' in tables.schedule_finding(s)
+
+
+# --- from the logits, class by class
+
+def test_class_accuracy_is_that_of_the_logits(study):
+    runs, root = study
+    c = tables.class_accuracy(runs, root)
+    def recall(specs): return [100*np.mean(z['best'][z['labels'] == 3].argmax(1) == 3) for z in (records.logits(s.run_id, root) for s in specs)]
+    ours, base = (recall([replace(s, seed=i) for i in range(3)]) for s in (student(), baseline()))
+    r = one(c, teacher='resnet50', student='resnet18', method='logit', **{'class': 3})
+    assert len(c) == 6*10 and [r['mean'], r.baseline_mean, r.gain] == pytest.approx([np.mean(ours), np.mean(base), np.mean(ours) - np.mean(base)])
+    assert set(tables.class_text(c).n) == {'3, 3'}
+    alone = tables.class_accuracy(runs[runs.role != 'baseline'], root)
+    assert len(alone) == 60 and alone.gain.isna().all() and tables.class_finding(alone) == 'No class can be compared with its baseline yet'
+
+
+def test_class_finding_counts_what_is_clear_of_zero():
+    c = pd.DataFrame({'name': ['cat', 'class 1', 'dog'], 'gain': [1., -3., .5], 'ci_low': [.5, -4, -1], 'ci_high': [2., -2, 2], 'n': 3, 'n_baseline': 3,
+                      'teacher': 'resnet50', 'student': 'resnet18', 'method': 'logit'})
+    assert tables.class_finding(c) == '2 of 3 differences have a 95 % interval clear of zero, where chance alone gives about 1; largest: class 1, Logit-KD on R50 → R18, −3.00 pp [−4.00, −2.00]'
+
+
+def test_classes_are_named_by_their_records(study):
+    runs, root = study
+    def name(run_id, names):
+        record = records.read_record(run_id, root)
+        records.write_record({**record, 'data': names if names is None else {'classes': names}}, root)
+    names = [f'<{k}>' for k in range(10)]
+    assert tables.class_names(runs, root) is None
+    name(runs.run_id[0], names)
+    assert tables.class_names(runs, root) == tuple(names) and tables.class_accuracy(runs, root).name[2] == '<2>'
+    name(runs.run_id[1], None); name(runs.run_id[2], 'abc')
+    assert tables.class_names(runs, root) == tuple(names)
+    name(runs.run_id[1], names[:9])
+    assert tables.class_names(runs, root) is None and tables.disagreements(runs, root).teacher_says[0] == 'class 0'
+
+
+def test_disagreements_have_the_teacher_in_the_rows(study):
+    runs, root = study
+    d = tables.disagreements(runs, root)
+    teacher = records.logits(student().teacher_run, root)['best'].argmax(1)
+    ours = [records.logits(replace(student(), seed=i).run_id, root)['best'].argmax(1) for i in range(3)]
+    cell = d[(d.teacher == 'resnet50') & (d.student == 'resnet18') & (d.method == 'logit')]
+    for r in cell.to_dict('records'):
+        both = np.mean([((teacher == r['teacher_class']) & (z == r['student_class'])).mean() for z in ours])
+        assert (r['share'], r['given']) == pytest.approx((100*both, 100*both/(teacher == r['teacher_class']).mean()))
+    f = tables.fidelity(runs, root)
+    agreed = d[d.teacher_class == d.student_class].groupby(['teacher', 'student', 'method']).share.sum()
+    for r in f.to_dict('records'): assert agreed[r['teacher'], r['student'], r['method']] == pytest.approx(r['mean'], abs=.2)  # recorded before float16
+    top = tables.disagreements_text(d)
+    off = cell[cell.teacher_class != cell.student_class]
+    assert list(top)[3:6] == ['control, %', 'Logit-KD, %', 'Feature-KD, %'] and len(top) == 15 and float(top['Logit-KD, %'][:5].max()) <= off.share.max() + .01
+    assert f'Logit-KD {off.share.sum():.1f} % (n = 3)' in tables.disagreement_finding(d[(d.teacher == 'resnet50') & (d.student == 'resnet18')])
+
+
+def test_nobody_is_compared_with_a_teacher_that_is_not_there(study):
+    runs, root = study
+    d = tables.disagreements(runs[~(runs.role.eq('teacher') & runs.teacher.eq('resnet50'))], root)
+    assert set(d.teacher) == {'resnet34'}
+    assert len(tables.disagreements(runs[:0], root)) == 0 == len(tables.disagreements_text(tables.disagreements(runs[:0], root)))
+
+
+def test_calibration_is_the_mean_over_the_runs(study):
+    runs, root = study
+    c = tables.calibration(runs, root)
+    said = [statistics.calibration_error(*(records.logits(replace(student(), seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
+    base = [statistics.calibration_error(*(records.logits(replace(baseline(), seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
+    r = one(c, role='student', teacher='resnet50', student='resnet18', method='logit')
+    assert (r.n, r['mean'], r.gain) == (3, pytest.approx(100*np.mean(said)), pytest.approx(100*(np.mean(said) - np.mean(base))))
+    b = tables.networks_of(tables.reliability(runs, root), {'teacher': 'resnet50', 'student': 'resnet18'})
+    assert b.groupby(['role', 'method'], sort=False).images.sum().tolist() == [60, 180, 180, 180]
+    part = tables.networks_of(c, {'teacher': 'resnet50', 'student': 'resnet18'})
+    assert part.role.tolist() == ['teacher', 'baseline', 'student', 'student'] and f"Logit-KD {r['mean']:.1f} % (n = 3, " in tables.calibration_finding(part)
+
+
+def test_a_failed_run_has_no_say_in_calibration(tmp_path):
+    specs = config.study_runs('demo')
+    write(specs, tmp_path, failure={student().run_id: 'diverged'})
+    runs = tables.planned('demo', tmp_path)
+    r = one(tables.calibration(runs, tmp_path), role='student', teacher='resnet50', student='resnet18', method='logit')
+    assert (r.n, r.complete, r.failed) == (2, 2, 1)
+    assert one(tables.class_accuracy(runs, tmp_path), teacher='resnet50', student='resnet18', method='logit', **{'class': 0}).n == 2
+    assert set(tables.disagreements(runs, tmp_path).query('teacher == "resnet50" and student == "resnet18" and method == "logit"').n) == {2}
+
+
+@pytest.mark.parametrize('damage', ['lost', 'cut', 'infinite', 'flat'])
+def test_unusable_logits_are_no_answer(study, damage):
+    runs, root = study
+    path, wrong = records.run_folder(baseline().run_id, root)/'logits.npz', {'infinite': np.full((60, 10), np.inf), 'flat': np.zeros(60)}
+    if damage == 'lost': path.unlink()
+    elif damage == 'cut': path.write_bytes(path.read_bytes()[:100])
+    else: records.write_logits(baseline().run_id, wrong[damage], np.zeros((60, 10)), np.zeros(60), root)
+    assert one(tables.calibration(runs, root), role='baseline', student='resnet18').n == 2
+    assert set(tables.class_accuracy(runs, root).query('student == "resnet18"').n_baseline) == {2}
+
+
+def test_without_logits_the_tables_say_so(study):
+    runs, root = study
+    for path in root.glob('**/logits.npz'): path.unlink()
+    assert len(tables.class_accuracy(runs, root)) == len(tables.disagreements(runs, root)) == len(tables.reliability(runs, root)) == 0
+    f, c = tables.fidelity_text(tables.fidelity(runs, root)), tables.calibration_text(tables.calibration(runs, root))
+    assert f['Agreement with the teacher, %'].tolist()[::3] == ['no logits']*3 and set(c['Calibration error, %']) == {'no logits'}
+    assert tables.fidelity_finding(tables.fidelity(runs, root)).endswith('; no logits, so no control')
+    assert tables.unread(runs) == 'no logits' and tables.unread(runs[:0]) == 'no student has been run'
+    assert tables.styled(c)._repr_html_().count('missing') > 0
+    nothing = tables.planned('demo', root/'nothing')
+    assert set(tables.calibration_text(tables.calibration(nothing, root))['Calibration error, %']) == {'not run'}
+    assert len(tables.class_accuracy(nothing, root)) == 0
+
+
+def test_the_tests_of_fidelity_are_written_with_their_reason(study):
+    runs, root = study
+    f = statistics.fidelity_tests(runs, root)
+    text = tables.fidelity_tests_text(f)
+    assert text['95 % interval'][0] == f'[{config.signed(f.ci_low[0], 1)}, {config.signed(f.ci_high[0], 1)}]' and text.Mean[1] == f"{f['mean'][1]:.3f}"
+    assert set(tables.fidelity_tests_text(statistics.fidelity_tests(runs, root/'elsewhere'))['95 % interval']) == {'no control'}
+    assert list(tables.fidelity_tests_text(f[:0])) == list(text)
 
 
 # --- the paper's figures
