@@ -93,7 +93,11 @@ _build/records: FORCE
 	@{ echo "$(PROFILE)"; find $(RESULTS) -name record.json -exec cksum {} + 2>/dev/null | sort; } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-_site/index.html: $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
+# a page for each run; the file changes only when a page does
+_build/runs/.made: FORCE
+	@python -m kd_capacity.run_pages $(PROFILE) --results "$(RESULTS)" --into $(@D)
+
+_site/index.html: $(CHAPTERS) $(REPORTS) _build/runs/.made _quarto.yml $(wildcard theme/*)
 	@python -m kd_capacity.report site
 	@touch $@
 

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['STATS', 'CELLS', 'EPOCH', 'SWITCHED', 'plain_loader', 'plain_steps', 'our_steps', 'cell', 'synthetic', 'pipeline',
            'peak_flops', 'step_flops', 'machine', 'without', 'run', 'write', 'read', 'table', 'switches', 'chart',
-           'bound']
+           'bound', 'cell_of', 'average_speed', 'study_seconds']
 
-# %% ../nbs/16_benchmark.ipynb #5f33cdcd
+# %% ../nbs/16_benchmark.ipynb #f417d7f9
 import json, math, os, platform, shutil, tempfile, time
 import numpy as np, pandas as pd, torch
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from . import data, losses, models
+from . import data, losses, models, study
 from .config import RunSpec, UserError, atomic, results_dir
 from .engine import ENGINES, SGD, Engine, arithmetic, engine_for, fold, keep_memory, laid_out, precision
 from .teacher_table import TeacherTable, epoch_logits
@@ -277,3 +277,26 @@ def bound(result):
     plain = t.fast_step/t.plain_step*t.share_of_peak
     text += f": the plain loop of {plain.drop([c for c in t.index if 'logit' in c]).idxmax()} is at {plain.drop([c for c in t.index if 'logit' in c]).max():.0%} already."
     return text + (' The rest of a step is moving maps through memory (batch norms, ReLUs, their gradients), not arithmetic.' if kind == 'cpu' else '')
+
+# %% ../nbs/16_benchmark.ipynb #c94d8ae9
+def cell_of(spec):
+    "The name in CELLS of what a run trains, or None."
+    arch = (spec.arch,) if spec.role != 'student' else (spec.student, spec.teacher, spec.method)
+    return next((k for k, c in CELLS.items() if c == arch), None) if spec.stem == 'cifar' else None
+
+def average_speed(result, engine='fast'): # 'plain' or 'fast'
+    "FLOP/s over all cells, a step's arithmetic counted with its teacher's, whether that was asked or looked up."
+    work = sum(step_flops(RunSpec.from_json(c['spec']), result['width']) for c in result['cells'].values())
+    return work/sum(c['measured'][engine]['seconds'] for c in result['cells'].values())
+
+def study_seconds(specs,  # RunSpecs
+                  result, # of `run`
+                  engine='fast'):
+    "(seconds of training the runs one after another, how many of them by the average speed)."
+    total, others, speed = 0., 0, average_speed(result, engine)
+    for s in specs:
+        steps, known = s.epochs*math.ceil(study.images_of(s)[0]/s.batch_size), result['cells'].get(cell_of(s))
+        as_measured = known and (s.width, s.batch_size) == (result['width'], result['batch'])
+        others += not as_measured
+        total += steps*known['measured'][engine]['seconds'] if as_measured else study.flops(s)/speed
+    return total, others

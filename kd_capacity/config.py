@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'ROLES', 'STEMS', 'CLIPPING', 'PROTOCOLS', 'ENGINES', 'BUILT_IN', 'NEEDS', 'METHOD_NAMES', 'PARAMETERS',
-           'OPTIONS', 'UserError', 'one_of', 'refuse_unknown', 'root', 'results_dir', 'data_dir', 'atomic', 'RunSpec',
-           'short', 'network', 'pair', 'method', 'signed', 'Profile', 'profile_dir', 'profiles', 'profile', 'run_spec',
-           'notebook_spec', 'parameters', 'papermill_command', 'grid', 'study_runs']
+           'PAPER', 'OPTIONS', 'UserError', 'one_of', 'refuse_unknown', 'root', 'results_dir', 'data_dir', 'atomic',
+           'RunSpec', 'short', 'network', 'pair', 'method', 'signed', 'Profile', 'profile_dir', 'profiles', 'profile',
+           'deviations', 'run_spec', 'notebook_spec', 'parameters', 'papermill_command', 'grid', 'study_runs']
 
 # %% ../nbs/00_config.ipynb #def60946
 import difflib, hashlib, importlib, importlib.util, json, os, tomllib
@@ -280,6 +280,25 @@ def profile(name # 'demo', 'fast', 'paper-v1', 'paper-v2' or any file in workflo
     for k in values['run']: one_of(f'key in [run] of profile {name}', k, [f.name for f in fields(RunSpec)])
     frozen = {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v for k, v in values.items()}
     return Profile(name=name, **frozen)
+
+# %% ../nbs/00_config.ipynb #44d8b9ab
+PAPER = {'v1': 'paper-v1', 'v2': 'paper-v2'}  # protocol -> the profile that has the paper's settings
+
+_of_every_run = ('data width epochs batch_size lr lr_min momentum weight_decay padding flip max_norm normalize protocol validation_size '
+                 'split_seed engine').split()
+
+def _choices(p):
+    "All choices of a profile, by name: its own fields and those of its runs."
+    defaults = {f.name: f.default for f in fields(RunSpec) if f.name in _of_every_run}
+    own = {f.name: getattr(p, f.name) for f in fields(Profile) if f.name not in ('name', 'description', 'run')}
+    return {**own, **defaults, **p.run}
+
+def deviations(name): # a profile
+    "(profile of the paper that it is set beside, [(choice, the paper's value, the profile's)])."
+    p = profile(name)
+    paper = profile(PAPER[p.run.get('protocol', 'v1')])
+    theirs, ours = _choices(paper), _choices(p)
+    return paper.name, [(k, theirs.get(k), ours.get(k)) for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
 
 # %% ../nbs/00_config.ipynb #2a6ca309
 def run_spec(profile_name, # name of a profile

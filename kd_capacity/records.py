@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'HISTORY', 'GROUPS', 'COLUMNS', 'AUTHORS', 'MEMBERS', 'MEMBER_BYTES', 'ARCHIVE_BYTES', 'PACKAGES',
            'run_folder', 'write_record', 'write_history', 'write_logits', 'read_record', 'history', 'logits',
            'judged_by', 'generalisation_gap', 'as_table', 'load_runs', 'published', 'distinct', 'import_authors',
-           'environment', 'main']
+           'environment', 'surroundings', 'main']
 
 # %% ../nbs/07_records.ipynb #24947463
 import hashlib, json, math, os, platform, re, shutil, subprocess, sys, zipfile, zlib
@@ -336,6 +336,31 @@ def environment():
     status = _git('status', '--porcelain')
     return {'python': platform.python_version(), 'platform': platform.platform(), 'packages': {p: _version(p) for p in PACKAGES},
             'git_commit': _git('rev-parse', 'HEAD'), 'git_clean': None if status is None else status == ''}
+
+# %% ../nbs/07_records.ipynb #06b61028
+_surroundings = 'profile device threads python torch packages platform deterministic git_commit git_clean archive archive_sha256'.split()
+_of_data = 'profile data sha256 train validation test'.split()
+
+def _seen_in(record):
+    "(surroundings, data) of a run."
+    spec, env, data = (record.get(k) or {} for k in ('spec', 'environment', 'data'))
+    packages = env.get('packages') or {}
+    known = {**env, 'profile': spec.get('profile'), 'torch': packages.get('torch'), 'device': env.get('device_name') or env.get('device'),
+             'packages': ', '.join(f'{k} {v}' for k, v in packages.items() if k != 'torch') or None}
+    data = {**data, 'profile': spec.get('profile'), 'data': data.get('name') or spec.get('data')}
+    return tuple({k: d.get(k) for k in names} for d, names in ((known, _surroundings), (data, _of_data)))
+
+def surroundings(names,    # profiles
+                 root=None): # results folder
+    "(distinct surroundings, distinct data) of the records, two DataFrames with a column `runs`, the most frequent first."
+    import pandas as pd
+    seen = [_seen_in(read_record(p)) for name in names for p in sorted((Path(root or results_dir())/name).glob('**/record.json'))]
+    def counted(rows, columns):
+        table = pd.DataFrame(rows, columns=columns, dtype=object)
+        key = table.map(repr).agg('\x00'.join, axis=1) if len(table) else pd.Series(dtype=object)
+        table = table.assign(runs=key.map(key.value_counts())).loc[~key.duplicated()]
+        return table.sort_values('runs', ascending=False, kind='stable').reset_index(drop=True)
+    return counted([e for e, _ in seen], _surroundings), counted([d for _, d in seen], _of_data)
 
 # %% ../nbs/07_records.ipynb #6573d79b
 def main(argv=None):

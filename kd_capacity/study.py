@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SELECT_BY', 'IMAGES', 'OVERHEAD', 'select', 'selection_file', 'write_selection', 'read_selection', 'runs_of', 'after',
-           'images_of', 'flops', 'measured_speed', 'step_speed', 'plan', 'state_of', 'progress', 'time_left',
-           'serve_kernels', 'warm_kernels', 'snakemake_command', 'run_study', 'main']
+           'images_of', 'flops', 'measured_speed', 'step_speed', 'plan', 'state_of', 'recorded_flops', 'costs', 'spent',
+           'arithmetic', 'duration', 'whole', 'remaining', 'progress', 'time_left', 'serve_kernels', 'warm_kernels',
+           'snakemake_command', 'run_study', 'main']
 
-# %% ../nbs/11_study.ipynb #cc9d7184
+# %% ../nbs/11_study.ipynb #6db41c0f
 import gc, json, os, platform, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 import pandas as pd
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from . import records
-from .config import UserError, atomic, grid, one_of, papermill_command, profile, results_dir, root, study_runs
+from .config import ROLES, STAGES, RunSpec, UserError, atomic, grid, one_of, papermill_command, profile, results_dir, root, study_runs
 
 # %% ../nbs/11_study.ipynb #ff834f59
 SELECT_BY = {'v1': 'test_best', 'v2': 'validation_best'}  # protocol -> column of load_runs
@@ -82,11 +84,11 @@ def _forward(arch, shape, stem, width):
     from kd_capacity import models
     return models.forward_flops(arch, shape, 10, stem, width)
 
-# %% ../nbs/11_study.ipynb #1f4f2567
-def flops(spec # RunSpec
-         ):
+# %% ../nbs/11_study.ipynb #677256e0
+def flops(spec,        # RunSpec, or anything with its fields
+          images=None): # (training images, their shape) where they are known; None: `images_of`
     "Floating-point operations of a run's training, 2 per multiply-add."
-    n, shape = images_of(spec)
+    n, shape = images or images_of(spec)
     step = 3*_forward(spec.arch, shape, spec.stem, spec.width)
     if spec.role == 'student': step += _forward(spec.teacher, shape, 'cifar', spec.width)
     return spec.epochs*n*step
@@ -151,6 +153,93 @@ def state_of(run_id, results=None):
     epochs = sum(1 for _ in open(folder/'history.csv')) - 1 if (folder/'history.csv').exists() else 0
     if _at_work(folder): return f'running (epoch {epochs})'
     return 'begun' if epochs else 'to do'
+
+# %% ../nbs/11_study.ipynb #f9e91e5c
+def _like_spec(spec):
+    "A record's spec, possibly in part, with the attributes of a RunSpec."
+    s = SimpleNamespace(**{f.name: f.default for f in fields(RunSpec)} | spec)
+    s.arch = s.teacher if s.role == 'teacher' else s.student
+    if s.profile == records.AUTHORS: s.validation_size = profile('paper-v2').run['validation_size']
+    return s
+
+def _images(s, data, at_hand):
+    "(training images, their shape) of a run with the record's `data`; None where they are not known. `at_hand`: what was loaded before."
+    if s.data in IMAGES:
+        n, shape = images_of(s)
+        return data.get('train') or n, shape
+    if s.data not in at_hand:
+        from kd_capacity import data as sources
+        try: at_hand[s.data] = sources.load(s.data)
+        except UserError: at_hand[s.data] = None
+    d = at_hand[s.data]
+    if d is None or data.get('sha256', d.sha256) != d.sha256: return None  # no images here, or others
+    return data.get('train') or len(d.train_labels) - s.validation_size, d.shape
+
+def recorded_flops(spec,      # of a record, a dict
+                   data=None, # of the record, a dict; None: not trained
+                   at_hand=None): # data sets loaded before, filled further
+    "FLOP of a run; NaN where its images are not known."
+    s, at_hand = _like_spec(spec), {} if at_hand is None else at_hand
+    try:
+        images = _images(s, data or {}, at_hand)
+        return flops(s, images) if images else float('nan')
+    except (UserError, KeyError, TypeError): return float('nan')  # a network or data set that this version does not have
+
+# %% ../nbs/11_study.ipynb #b534ac3c
+def costs(name,         # a profile, or 'authors'
+          results=None):
+    "One row a trained run: what it was, its device, seconds, images a second, and FLOP; NaN where it is not known."
+    rows, at_hand = [], {}
+    what = 'run_id status duplicate_of profile stage role teacher student method device seconds images_per_second'.split()
+    for path in sorted((Path(results or results_dir())/name).glob('**/record.json')):
+        r = records.read_record(path)
+        spec, env = r.get('spec') or {}, r.get('environment') or {}
+        device = env.get('device') and f"{env.get('device_name') or env['device']} ({env['device']}, {env.get('threads', '?')} threads)"
+        flop = recorded_flops(spec, r.get('data'), at_hand) if r.get('status') == 'complete' else float('nan')
+        rows.append({**{k: spec.get(k, r.get(k)) for k in what}, 'device': device, 'flop': flop})
+    numbers = dict.fromkeys(('seconds', 'images_per_second', 'flop'), float)
+    table = pd.DataFrame(rows, columns=[*what, 'flop']).astype(numbers)
+    return records.distinct(table).reset_index(drop=True)  # each training once
+
+# %% ../nbs/11_study.ipynb #2558cc39
+def spent(table): # of `costs`, several together
+    "One row a profile, stage, role and method: runs, seconds together and of one (mean), images a second (median), FLOP together."
+    done = table[table.status == 'complete']
+    by = done.groupby(['profile', 'stage', 'role', 'method'], sort=False, dropna=False)
+    total = lambda column: by[column].sum(min_count=1)
+    table = pd.DataFrame({'runs': by.size(), 'timed': by.seconds.count(), 'seconds': total('seconds'), 'each': by.seconds.mean(),
+                          'images_per_second': by.images_per_second.median(), 'flop': by.flop.sum(skipna=False), 'flop_each': by.flop.mean()}).reset_index()
+    order = lambda column, names: column.map({name: i for i, name in enumerate(names)}).fillna(len(names))
+    return table.assign(s=order(table.stage, STAGES), r=order(table.role, ROLES)).sort_values(['s', 'r'], kind='stable').drop(columns=['s', 'r']).reset_index(drop=True)
+
+def arithmetic(flop):
+    "FLOP in words."
+    if flop is None or flop != flop: return 'unknown'
+    size, unit = next(((10**k, u) for k, u in ((18, 'E'), (15, 'P'), (12, 'T'), (9, 'G')) if flop >= 10**k), (1, ''))
+    return f'{flop/size:.3g} {unit}FLOP'
+
+def duration(seconds):
+    "A time in words."
+    if seconds is None or seconds != seconds: return 'unknown'
+    for unit, size in (('days', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2*size: return f'{seconds/size:.1f} {unit}'
+    return f'{seconds:.1f} s'
+
+# %% ../nbs/11_study.ipynb #0c997832
+def whole(name, results=None):
+    "All RunSpecs of a study; where the selection is open, stand-ins for the finals."
+    p, specs = profile(name), list(runs_of(name, results).values())
+    return specs + (_undetermined(p) if p.selection and read_selection(name, results) is None else [])
+
+def remaining(name, results=None):
+    "What of a profile is not trained: dict of runs, flop, speed of its finished runs in FLOP/s, seconds; NaN where not known."
+    done = costs(name, results)
+    todo = [s for s in whole(name, results) if s.run_id not in set(done.run_id[done.status == 'complete'])]
+    timed = done[done.seconds.gt(0) & done.flop.notna()]
+    speed = timed.flop.sum()/timed.seconds.sum() if len(timed) else float('nan')
+    at_hand = {}
+    flop = sum(recorded_flops(asdict(s), None, at_hand) for s in todo)
+    return {'runs': len(todo), 'flop': flop, 'speed': speed, 'seconds': flop/speed if todo else 0.}
 
 # %% ../nbs/11_study.ipynb #a3e6d051
 def progress(name, results=None, jobs=1):

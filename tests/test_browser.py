@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 from made_up import write
-from test_report import REPORTS, copy_repository, execute, make_site
+from test_report import copy_repository, execute, make_site
 
 from kd_capacity import config, run_pages
 
@@ -20,7 +20,7 @@ def site(tmp_path_factory):
     root = copy_repository(tmp_path_factory.mktemp('browser'))
     write(config.study_runs('demo'), root/'results')
     run_pages.build(['demo'], root/'results', root/'_build'/'runs')
-    execute(root, *REPORTS, 'index', profiles='demo', results=str(root/'results'))
+    execute(root, profiles='demo', results=str(root/'results'))
     return make_site(root)
 
 

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from made_up import write
 
-from kd_capacity import config, records, report, statistics
+from kd_capacity import config, records, report, run_pages, statistics, study
 
 HOSTILE = '<script>alert("x")</script> [x](javascript:alert(1)) {{< include /etc/passwd >}} $x$'
 
@@ -33,13 +33,18 @@ def notebook(*sources, outputs=()):
     return json.dumps({'cells': cells, 'metadata': {'papermill': {'x': 1}, 'widgets': {'y': 2}}, 'nbformat': 4, 'nbformat_minor': 5})
 
 
+REPORTS = 'analysis', 'reproduced', 'explorer', 'statistics', 'training', 'fidelity', 'cost', 'runs', 'reproduce'
+
+
 def execute(into, *names, **parameters):
-    "Execute pages of the report as `make report` does."
+    "Execute pages of the report, and the front page, as `make report` does: from kernels that have their imports done."
     import papermill
-    (into/'_build'/'report').mkdir(parents=True, exist_ok=True)
-    for name in names or ('analysis', 'statistics', 'training', 'fidelity'):
-        papermill.execute_notebook(str(ROOT/'nbs'/'report'/f'{name}.ipynb'), str(into/'_build'/'report'/f'{name}.ipynb'),
-                                   parameters=parameters, kernel_name='python3', progress_bar=False)
+    for folder in 'nbs', 'report': (into/'_build'/folder).mkdir(parents=True, exist_ok=True)
+    with study.warm_kernels(dict(os.environ)) as env, pytest.MonkeyPatch.context() as m:
+        for k in 'KD_KERNELS', 'JUPYTER_PATH': m.setenv(k, env[k])
+        for name in names or (*REPORTS, 'index'):
+            source, made = (ROOT/'nbs'/'index.ipynb', 'nbs') if name == 'index' else (ROOT/'nbs'/'report'/f'{name}.ipynb', 'report')
+            papermill.execute_notebook(str(source), str(into/'_build'/made/source.name), parameters=parameters, kernel_name='python3', progress_bar=False)
 
 
 def make_site(root):
@@ -66,7 +71,9 @@ def full(tmp_path_factory):
     demo = config.study_runs('demo')
     write(demo, results, failure={demo[-1].run_id: HOSTILE})
     write(config.study_runs('paper-v1')[:1], results)
+    shutil.copytree(ROOT/'results'/'benchmarks', results/'benchmarks')
     execute(root, profiles='demo, paper-v1', results=str(results))
+    run_pages.build(['demo', 'paper-v1'], results, root/'_build'/'runs')
     return make_site(root)
 
 
@@ -210,7 +217,7 @@ def test_no_broken_link_and_no_foreign_script(site, request):
                 name, _, part = target.partition('#')
                 to = (path.parent/name).resolve() if name else path
                 assert to.exists(), (path.name, target)
-                if part: assert pages[to].find(id=part), (path.name, target)
+                if part and not part.startswith('q='): assert pages[to].find(id=part), (path.name, target)
         assert not re.search(r'require\.js|requirejs|unpkg|cdnjs', path.read_text())
 
 
@@ -307,8 +314,6 @@ def test_statistics_without_runs_say_so(empty):
 def test_authors_runs_make_the_whole_report(tmp_path):
     "On a made-up archive in the authors' format: both pages, and a label on every page."
     from test_authors import archive, members
-
-    from kd_capacity import records
     root = copy_repository(tmp_path/'site', chapters=False)
     records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
     execute(root, profiles='authors', results=str(tmp_path/'results'))
@@ -319,6 +324,11 @@ def test_authors_runs_make_the_whole_report(tmp_path):
     fidelity = soup(site/'pages'/'fidelity.html').get_text()
     assert 'no logits, so no control' in fidelity and 'nothing to compare: no logits' in fidelity
     assert captions(soup(site/'pages'/'training.html'), 'Highest validation accuracy') and 'no learning rate is recorded' in soup(site/'pages'/'training.html').get_text()
+    rows = runs_of(site)
+    assert len(rows) == 16 and {r['Seconds'] for r in rows.values()} == {''} and sum('copy of' in r['Status'] for r in rows.values()) == 3
+    cost, how = (soup(site/'pages'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
+    assert '13 trainings; no seconds and no device recorded' in cost and 'archive has no timings' in cost
+    assert '16 runs were imported from small.zip' in how and 'the paper’s own' in how
     assert 'n = 5' not in soup(site/'pages'/'analysis.html').get_text() and len(table(soup(site/'pages'/'statistics.html'), 'Claim', 'Verdict')) == 11
 
 
@@ -337,8 +347,112 @@ def test_text_of_a_record_is_text(full):
         page = soup(path)
         assert not any('alert(' in s.get_text() for s in page.select('script')), path.name
         assert not page.select('a[href^="javascript"]')
-    failed = [d for d in soup(full/'pages'/'analysis.html').select('details') if 'failed' in d.summary.get_text()]
-    assert any(HOSTILE in d.get_text() for d in failed)
+    failed = [r for r in table(soup(full/'pages'/'runs.html'), 'Run', 'Status') if r['Status'] == 'failed']
+    assert len(failed) == 1 and HOSTILE in failed[0]['Why, or how to train it']
+
+
+# --- runs, cost, reproduce
+
+def runs_of(site): return {r['Run']: r for r in table(soup(site/'pages'/'runs.html'), 'Run', 'Status')}
+
+
+def test_runs_page_lists_every_run_with_the_numbers_of_its_record(full):
+    rows, demo, v1 = runs_of(full), config.study_runs('demo'), config.study_runs('paper-v1')
+    assert list(rows) == [s.run_id for s in (*demo, *v1)]
+    for spec in demo[:-1]:
+        page = full/'runs'/spec.run_id
+        r, outcome = rows[spec.run_id], json.loads((page/'record.json').read_text())['outcome']
+        assert (r['Status'], r['Stage'], r['Epochs'], r['Device'], r['Seconds']) == ('complete', spec.stage, str(spec.epochs), 'cpu', '9.0')
+        assert (r['Test best, %'], r['Test last, %']) == tuple(f'{100*outcome[k]:.2f}' for k in ('test_best', 'test_final'))
+    missing = [rows[s.run_id] for s in v1[1:]]
+    assert {r['Status'] for r in missing} == {'not run'} and {r['Test best, %'] for r in missing} == {''}
+    for s, r in zip(v1[1:], missing): assert config.papermill_command(s, 'out/run.ipynb') in r['Why, or how to train it']
+
+
+def test_every_run_with_a_record_leads_to_its_page(full):
+    links = {a.get_text(): a['href'] for a in soup(full/'pages'/'runs.html').select('table.runs a')}
+    assert set(links) == {s.run_id for s in (*config.study_runs('demo'), config.study_runs('paper-v1')[0])}
+    for run_id, href in links.items(): assert soup(full/'pages'/href).h1.get_text() == run_id
+    for path in (full/'runs').rglob('index.html'):
+        for a in soup(path).select('a[href]'):
+            if not a['href'].startswith('#'): assert (path.parent/a['href'].split('#')[0]).resolve().exists(), (path, a['href'])
+
+
+def test_cost_adds_up(full):
+    page, results = soup(full/'pages'/'cost.html'), {}
+    rows = [r for r in table(page, 'Stage', 'Device-seconds') if r['Profile'] == 'demo']
+    assert sum(int(r['Runs']) for r in rows) == 36 and sum(float(r['Device-seconds']) for r in rows) == 36*9  # one failed
+    assert {r['Seconds a run'] for r in rows} == {'9.0'} and {r['Images/s (median)'] for r in rows} == {'1,000'}
+    left = {r['Profile']: r for r in table(page, 'Runs left')}
+    assert (left['demo']['Runs left'], left['paper-v1']['Runs left']) == ('1', '36')
+    specs = config.study_runs('demo')
+    from kd_capacity.study import arithmetic, flops
+    assert left['demo']['FLOP'] == arithmetic(flops(specs[-1]))
+    assert arithmetic(sum(map(flops, specs[:-1]))) in page.get_text() and '324 device-seconds' in page.get_text()
+    assert {r['Study']: r['Runs'] for r in table(page, 'Study', 'Fast engine')} == {'paper-v1': '37', 'paper-v2': '120'}
+    assert len(page.select('figure.plot svg[aria-label]')) == 3 and len(table(page, 'Device', 'GFLOP/s')) == 2
+
+
+def test_reproduce_names_surroundings_data_and_deviations(full):
+    page = soup(full/'pages'/'reproduce.html')
+    assert {(r['Profile'], r['Runs']) for r in table(page, 'Git commit')} == {('demo', '37'), ('paper-v1', '1')}
+    assert {(r['Data'], r['Runs'], r['SHA-256']) for r in table(page, 'SHA-256')} == {('digits', '37', 'ab'), ('cifar10', '1', 'ab')}
+    differs = {r['Choice']: (r['paper-v2'], r['demo']) for r in table(page, 'Choice')}
+    assert differs['width'] == ('64', '8') and differs['data'] == ('cifar10', 'digits') and 'batch_size' not in differs
+    assert 'paper-v1 beside paper-v1: none.' in page.get_text() and '36 of 37 runs are complete, 1 failed' in page.get_text()
+    assert 'eprint        = {2605.31191}' in page.get_text() and 'author ' not in page.get_text().split('@misc')[1]
+    for s in config.study_runs('demo')[:1]: assert config.papermill_command(s, 'out/teacher.ipynb') in page.get_text()
+
+
+def test_without_runs_cost_and_reproduce_say_so(empty):
+    cost, how = (soup(empty/'pages'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
+    assert 'no run is complete yet' in cost and 'No machine has been measured yet' in cost and 'none is finished' in cost
+    assert 'No run has a record yet' in how and '0 of 37 runs are complete' in how and 'papermill nbs/experiments/teacher.ipynb' in how
+    assert {r['Status'] for r in runs_of(empty).values()} == {'not run'} and not (empty/'runs').exists()
+
+
+def test_images_that_are_not_here_have_no_flop(tmp_path, monkeypatch):
+    "Runs on an image folder: the page is there, and says unknown."
+    (tmp_path/'profiles').mkdir()
+    for p in (ROOT/'workflow'/'profiles').glob('*.toml'): shutil.copy(p, tmp_path/'profiles')
+    (tmp_path/'profiles'/'mine.toml').write_text('description = "Mine"\nextends = "demo"\n[run]\ndata = "image_folder"\n')
+    monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
+    monkeypatch.delenv('KD_IMAGE_FOLDER', raising=False)
+    specs = config.study_runs('mine')
+    write(specs[:3], tmp_path/'results', failure={specs[1].run_id: 'lost'})
+    root = copy_repository(tmp_path/'site', chapters=False)
+    execute(root, 'cost', profiles='mine', results=str(tmp_path/'results'))
+    make_site(root)
+    page = soup(root/'_site'/'pages'/'cost.html')
+    assert {r['FLOP together'] for r in table(page, 'FLOP together')} == {'unknown'} and table(page, 'Runs left')[0]['FLOP'] == 'unknown'
+    assert table(page, 'Runs left')[0]['Runs left'] == '35' and 'unknown GFLOP/s' in page.get_text()
+
+
+# --- the run pages in the site
+
+def test_run_pages_are_staged_for_quarto_and_copied_by_nbconvert(tmp_path):
+    import yaml
+    root = small(tmp_path, notebook('# config'))
+    made = root/'_build'/'runs'/'demo'/'s0'/'index.html'
+    made.parent.mkdir(parents=True)
+    made.write_text('a run')
+    report.pages(root)
+    assert (root/'runs'/'demo'/'s0'/'index.html').read_text() == 'a run'
+    assert yaml.safe_load((ROOT/'_quarto.yml').read_text())['project']['resources'] == ['/runs/**/*.html', '/runs/**/*.json', '/runs/*.css']
+    assert '/runs/' in (ROOT/'.gitignore').read_text().split('\n')
+    shutil.rmtree(made.parent)
+    report.pages(root)
+    assert not (root/'runs'/'demo'/'s0').exists()
+    shutil.rmtree(root/'runs')
+    (root/'runs').mkdir()
+    (root/'runs'/'mine.txt').write_text('mine')
+    with pytest.raises(SystemExit, match='was not made by make report'): report.pages(root)
+    assert (root/'runs'/'mine.txt').exists()
+
+
+def test_make_report_makes_the_run_pages_before_the_site():
+    said = subprocess.run(['make', '-n', '-o', '.venv/.ready', '_site/index.html', 'PROFILE=demo fast'], cwd=ROOT, capture_output=True, text=True).stdout
+    assert 0 < said.index('kd_capacity.run_pages demo fast --results') < said.index('kd_capacity.report site')
 
 
 def test_front_page_lists_every_chapter(full):
