@@ -264,7 +264,10 @@ def time_left(name, specs, states, results, jobs):
     todo = [specs[r] for r in specs if states[r] not in ('complete', 'failed')]
     return sum(OVERHEAD + flops(s)/speed for s in todo)/jobs if speed and todo else None
 
-# %% ../nbs/11_study.ipynb #a0d9040e
+# %% ../nbs/11_study.ipynb #552f39a4
+# pyplot was imported before there was a shell: what its import does in an ordinary kernel, so that figures are shown
+_inline_figures = "__import__('matplotlib_inline.backend_inline').backend_inline._enable_matplotlib_integration()"
+
 def _become_kernel(client):
     "In a forked child: take on the caller's folder and environment, then be an ordinary ipykernel until told to stop."
     from ipykernel.kernelapp import IPKernelApp
@@ -278,7 +281,7 @@ def _become_kernel(client):
     for number in (signal.SIGCHLD, signal.SIGINT): signal.signal(number, signal.SIG_DFL)
     client.sendall(f'{os.getpid()}\n'.encode())
     threading.Thread(target=lambda: (client.recv(1), os._exit(1)), daemon=True).start()
-    IPKernelApp.launch_instance(argv=['-f', request['file']])
+    IPKernelApp.launch_instance(argv=['-f', request['file'], f'--IPKernelApp.exec_lines={_inline_figures}'])
 
 def serve_kernels(fd): # of a listening socket
     "Fork a kernel for each caller, for ever."

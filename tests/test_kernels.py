@@ -59,3 +59,12 @@ def test_a_server_that_is_gone_is_said_in_words(tmp_path):
     with warm_kernels(dict(os.environ)) as env: pass
     done = papermill(notebook(tmp_path/'n.ipynb', '1'), env)
     assert done.wait(120) == 1 and 'The kernel server of the study is gone' in done.stdout.read()
+
+
+def test_figures_are_shown_as_in_an_ordinary_kernel(tmp_path):
+    source = 'import matplotlib.pyplot as plt\nax = plt.subplots()[1]; ax.plot([0, 1]);'
+    with warm_kernels(dict(os.environ)) as env:
+        done = papermill(notebook(tmp_path/'n.ipynb', source), env)
+        assert done.wait(60) == 0, done.stdout.read()
+    cell = nbformat.read(tmp_path/'n.out.ipynb', 4).cells[0]
+    assert ['image/png' in o.get('data', {}) for o in cell.outputs] == [True]
