@@ -14,7 +14,7 @@ __all__ = ['MISSING', 'NO_LOGITS', 'AUTHORS_RUNS', 'EVIDENCE', 'with_plan', 'pla
            'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding', 'unread', 'state',
            'state_text', 'evidence', 'headline']
 
-# %% ../nbs/14_tables.ipynb #4c4ef0a3
+# %% ../nbs/14_tables.ipynb #421d23ff
 import os, re
 from dataclasses import asdict
 from functools import cache
@@ -498,7 +498,7 @@ def clipping_text(c):
         'Accuracy, %': _accuracy, **norms, 'Difference to union, pp': _gain,
         **_difference, 'Seeds': _seeds}, without=['clipping'])
 
-# %% ../nbs/14_tables.ipynb #5e9a881e
+# %% ../nbs/14_tables.ipynb #a514b2cb
 def stem_text(s):
     "The table of `stem_ablation` for readers."
     return _text(s, {'Network': lambda r: network(r['student']), 'Stem': lambda r: r['stem'], 'n': count,
@@ -746,18 +746,26 @@ def state_text(table):
     command = ['make report RUNS=authors AUTHORS_ZIP=…' if imported(p) else f'make study PROFILE={p}' for p in table.profile]
     return pd.DataFrame({'Profile': table.profile, 'Runs': runs, 'Study': table.description, 'Command': command})
 
-# %% ../nbs/14_tables.ipynb #596aa7a7
+# %% ../nbs/14_tables.ipynb #667b026b
 EVIDENCE = {'digits': 'These runs learn 8 × 8 handwritten digits with thin networks in minutes. '
                       'They show that every step of the study works; they are no evidence on CIFAR-10.',
             'image_folder': 'These runs learn the images of a folder, not CIFAR-10 as it is distributed; '
                             'compare them with the paper with that in mind.'}
+
+def _early(run):
+    "What few epochs and thin networks leave open."
+    width, epochs = run.get('width', 64), run['epochs']
+    if (width, epochs) == (64, 100): return ''
+    return (f' Networks of width {width} learned for {epochs} epoch{"s"*(epochs > 1)} (the paper: 64 and 100): '
+            'what differs here is how fast they learn, which need not be how well they end.')
 
 def evidence(name): # a profile
     "What the runs of a profile are evidence of, in one or two sentences."
     if imported(name): return (f'{AUTHORS_RUNS}: not trained by this package. What the archive does not have, such as logits and devices, is missing; '
                                'a training that it lists twice is counted once.')
     run = profile(name).run
-    if run['data'] in EVIDENCE: return EVIDENCE[run['data']]
+    if run['data'] == 'digits': return EVIDENCE['digits']
+    if run['data'] in EVIDENCE: return EVIDENCE[run['data']] + _early(run)
     said = 'These runs follow the paper’s settings on CIFAR-10'
     said += '.' if run['epochs'] == 100 else f", but for {run['epochs']} epochs instead of 100."
     return said + (' The best epoch is chosen on the test set, so its accuracy is too high.' if run['protocol'] == 'v1' else '')
