@@ -135,7 +135,7 @@ def _code(cell):
     head = [f'#| {k}: {v}' for k, v in known.items()]
     return _cell('code', '\n'.join(head + [code]), outputs=outputs, execution_count=None)
 
-# %% ../nbs/19_report.ipynb #d17834b4
+# %% ../nbs/19_report.ipynb #87f43371
 def page_of(nb, source, page, found,
             label='', # Markdown that every page begins with
             known={}): # of `symbols`
@@ -149,6 +149,8 @@ def page_of(nb, source, page, found,
             cells += [_cell('markdown', f'<span id="def-{name}"></span>') for name in defined(options(text)[2])]
         cells.append(_code(cell) if cell['cell_type'] == 'code' else prose)
     cells = [c for c in cells if c]
+    for data in (o['data'] for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
+        data['text/markdown'] = relink(data['text/markdown'], source, page, found)
     for i, cell in enumerate(cells): cell['id'] = f'cell-{i}'
     kernel = {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}
     return {'cells': cells, 'metadata': {'kernelspec': kernel}, 'nbformat': 4, 'nbformat_minor': 5}
@@ -275,7 +277,7 @@ def finish(html # of a page's cells
         if float(img['width']) > 500: img['class'] = 'wide'  # scrolls on a narrow screen instead of shrinking
     return str(soup), contents
 
-# %% ../nbs/19_report.ipynb #3c682120
+# %% ../nbs/19_report.ipynb #a8668e7d
 def _parts(root, page, exporter):
     "What a page is made of: a dict with title, description, body, contents, math."
     title, description, nb = _for_nbconvert(_read(root/page))
@@ -311,7 +313,7 @@ STYLES = 'style.css', 'content.css'  # the page; what the notebooks show, as Qua
 def stylesheet(root):
     "The style of the website by nbconvert, and of the run pages."
     from pygments.formatters import HtmlFormatter
-    light, dark = (HtmlFormatter(style=s, nobackground=True).get_style_defs('.highlight') for s in ('default', 'github-dark'))
+    light, dark = (HtmlFormatter(style=s, nobackground=True).get_style_defs('.highlight') for s in ('xcode', 'github-dark'))
     own = '\n'.join((root/'theme'/name).read_text(encoding='utf-8') for name in STYLES)
     return f'{own}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n'
 

@@ -578,10 +578,10 @@ def norms_text(t, threshold=1.0):
                 **{f'largest norm, {g}': plain(r[f'{g}_max']) for g in GROUPS}}
     return pd.DataFrame([one(r) for r in t.to_dict('records')])
 
-# %% ../nbs/14_tables.ipynb #6f14f2d7
+# %% ../nbs/14_tables.ipynb #929ac05f
 _look = [{'selector': which, 'props': props} for which, props in {
     'th, td': 'text-align: left; vertical-align: bottom; padding: .25em .9em .25em 0; font-variant-numeric: tabular-nums',
-    'td': 'white-space: nowrap', 'td.missing': 'opacity: .6; font-style: italic',
+    'td': 'white-space: nowrap', 'td.missing': 'opacity: .75; font-style: italic',
     'td.long': 'white-space: normal; min-width: 18em'}.items()]
 
 def styled(text,         # DataFrame of strings
@@ -591,7 +591,7 @@ def styled(text,         # DataFrame of strings
     text = text.reset_index(drop=True)
     classes, shown = text.apply(lambda column: column.map(kind)), text.map(escape)
     if links is not None:
-        for c in links: shown[c] = [v if pd.isna(h) else f'<a href="{escape(h)}">{v}</a>' for v, h in zip(shown[c], links[c])]
+        for c in links: shown[c] = [v if not v or pd.isna(h) else f'<a href="{escape(h)}">{v}</a>' for v, h in zip(shown[c], links[c])]
     table = shown.style.hide(axis='index').format_index(escape='html', axis='columns')
     return table.set_table_styles(_look).set_td_classes(classes)
 

@@ -151,7 +151,7 @@
   function config() {
     const style = getComputedStyle(root), ink = style.getPropertyValue('--ink-soft').trim(), line = style.getPropertyValue('--hair').trim()
     const axis = {labelColor: ink, titleColor: ink, tickColor: line, domainColor: line, gridColor: line, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 'normal'}
-    return {background: 'transparent', font: style.fontFamily, view: {stroke: null}, axis, axisX: {labelFlush: true, labelOverlap: true, tickCount: root.clientWidth < 480 ? 4 : 7}, axisY: {domain: false, ticks: false, tickCount: 5}}
+    return {aria: false, background: 'transparent', font: style.fontFamily, view: {stroke: null}, axis, axisX: {labelFlush: true, labelOverlap: true, tickCount: root.clientWidth < 480 ? 4 : 7}, axisY: {domain: false, ticks: false, tickCount: 5}}
   }
   const drawn = {}
   let turn = 0
@@ -170,6 +170,7 @@
       for (const layer of spec.layer.slice(1)) layer.encoding.x.title = title
       if (values.every(v => v.low === null)) spec.layer.splice(1, 1)  // no interval to draw
     }
+    if (name === 'curves' && new Set(values.map(v => v.epoch)).size < 5) spec.layer[0].mark.point = {size: 50}  // a line of one epoch is not seen
     const made = await vegaEmbed(canvas, spec, {mode: 'vega-lite', actions: false, renderer: 'svg', config: config(), tooltip: {theme: isDark() ? 'dark' : 'light'}})
     if (drawn[place] !== mine) made.finalize()
   }
