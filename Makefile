@@ -34,7 +34,7 @@ plan: $(READY)
 
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY)
-	@python -m pytest -n $(JOBS) tests
+	@python -m pytest -n $(JOBS) --dist loadfile tests
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/

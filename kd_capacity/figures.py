@@ -87,7 +87,7 @@ def _mark_paper(ax, x, row):
         hollow = {'markerfacecolor': 'white', 'markeredgecolor': colour(row['method']), 'markersize': 5, 'zorder': 3}
         if not pd.isna(row.get(version)): ax.plot(x + shift, row[version], shape, **hollow)
 
-# %% ../nbs/15_figures.ipynb #aa45aab3
+# %% ../nbs/15_figures.ipynb #4c102690
 def gain_against_gap(gains,    # `tables.gains`, of one profile, best through `tables.against_published`
                      ax=None): # axes to draw on
     "Gain in pp over the capacity gap of each pair: ours with interval and n, the paper's versions as hollow marks."
@@ -100,7 +100,7 @@ def gain_against_gap(gains,    # `tables.gains`, of one profile, best through `t
     ax.axhline(0, color='black', linewidth=1)
     ax.set_xticks(range(len(pairs)), [f'{network(t)} → {network(s)}\n{gap:.2f} ×' for (t, s), gap in pairs.items()])
     ax.set(ylabel='gain over the baseline (pp)', xlabel='pair, by capacity gap: teacher’s over student’s parameters')
-    ax.set_xlim(-.6, max(len(pairs), 1) - .4)
+    ax.set_xlim(-.6, max(len(pairs), 1) - .4); ax.margins(y=.1)
     ax.legend(handles=_gain_legend(gains, methods), loc='lower left', bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9)
     return ax
 
@@ -231,12 +231,14 @@ def equivalence(table,    # `statistics.clipping_equivalence`
         else: _beside(ax, y, f"{signed(r['estimate'])}   {verdict}, {_p(r['tost_p'])}")
     return ax
 
-# %% ../nbs/15_figures.ipynb #278decd2
+# %% ../nbs/15_figures.ipynb #152f4512
 def _band(ax, cell, value, c, **how):
     "Mean of `value` over the seeds per epoch and the band of all seeds; returns the last mean."
     by = cell.groupby('epoch')[value]
-    ax.fill_between(by.mean().index, by.min(), by.max(), color=c, alpha=.18, linewidth=0)
-    ax.plot(by.mean().index, by.mean(), color=c, **{'linewidth': 1.6, **how})
+    if len(by) == 1: ax.vlines(list(by.groups), by.min(), by.max(), color=c, linewidth=6, alpha=.3)  # one epoch is no line
+    else: ax.fill_between(by.mean().index, by.min(), by.max(), color=c, alpha=.18, linewidth=0)
+    ax.plot(by.mean().index, by.mean(), color=c, **{'linewidth': 1.6, **how}, marker='o' if len(by) == 1 else '')
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return by.mean().iloc[-1]
 
 def convergence(curves,  # `tables.curves` of one student: its baseline and its students of one teacher

@@ -151,7 +151,7 @@
   function config() {
     const style = getComputedStyle(root), ink = style.getPropertyValue('--ink-soft').trim(), line = style.getPropertyValue('--hair').trim()
     const axis = {labelColor: ink, titleColor: ink, tickColor: line, domainColor: line, gridColor: line, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 'normal'}
-    return {aria: false, background: 'transparent', font: style.fontFamily, view: {stroke: null}, axis, axisX: {labelFlush: true, labelOverlap: true, tickCount: root.clientWidth < 480 ? 4 : 7}, axisY: {domain: false, ticks: false, tickCount: 5}}
+    return {background: 'transparent', font: style.fontFamily, view: {stroke: null}, axis, axisX: {labelFlush: true, labelOverlap: true, tickCount: root.clientWidth < 480 ? 4 : 7}, axisY: {domain: false, ticks: false, tickCount: 5}}
   }
   const drawn = {}
   let turn = 0
@@ -172,6 +172,7 @@
     }
     if (name === 'curves' && new Set(values.map(v => v.epoch)).size < 5) spec.layer[0].mark.point = {size: 50}  // a line of one epoch is not seen
     const made = await vegaEmbed(canvas, spec, {mode: 'vega-lite', actions: false, renderer: 'svg', config: config(), tooltip: {theme: isDark() ? 'dark' : 'light'}})
+    canvas.querySelector('svg')?.setAttribute('aria-hidden', 'true')  // the box says what it shows
     if (drawn[place] !== mine) made.finalize()
   }
 
