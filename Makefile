@@ -34,7 +34,7 @@ plan: $(READY)
 
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY)
-	@python -m pytest -n $(JOBS) --dist loadfile tests
+	@python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/
@@ -97,7 +97,7 @@ _build/records: FORCE
 _build/runs/.made: FORCE
 	@python -m kd_capacity.run_pages $(PROFILE) --results "$(RESULTS)" --into $(@D)
 
-_site/index.html: $(CHAPTERS) $(REPORTS) _build/runs/.made _quarto.yml $(wildcard theme/*)
+_site/index.html: _build/runs/.made $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
 	@python -m kd_capacity.report site
 	@touch $@
 

@@ -60,3 +60,26 @@ def browser():
         opened = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope='session')
+def full(tmp_path_factory, worker_id):
+    "The website of `sites.make_full`, made once however many processes test it."
+    from filelock import FileLock
+    from sites import make_full
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == 'master' else base.parent)/'full'
+    with FileLock(f'{root}.lock'):
+        if not (root/'made').exists():
+            root.mkdir()
+            make_full(root)
+            (root/'made').touch()
+    return root/'_site'
+
+
+# Files that take longest come first, so that no process is left alone with one at the end.
+LONG = 'test_report.py', 'test_mutations.py', 'test_browser.py', 'test_experiments.py', 'test_readme.py', 'test_study.py', 'test_resume.py', 'test_engine.py', 'test_explorer.py'
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))

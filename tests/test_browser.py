@@ -1,34 +1,26 @@
 """The website in a real browser, opened from file:// without a network: errors, links, widths, accessibility."""
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from bs4 import BeautifulSoup
-from made_up import write
-from test_report import copy_repository, execute, make_site
-
-from kd_capacity import config, run_pages
 
 WIDTHS = 390, 1280
 THEMES = 'light', 'dark'
 
-
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "The website of the demo study, from made-up records; with its chapters, not executed."
-    root = copy_repository(tmp_path_factory.mktemp('browser'))
-    write(config.study_runs('demo'), root/'results')
-    run_pages.build(['demo'], root/'results', root/'_build'/'runs')
-    execute(root, profiles='demo', results=str(root/'results'))
-    return make_site(root)
+# Code has thousands of coloured words of a few kinds; axe-core need not measure the contrast of each.
+FIRST_OF_A_KIND = """() => {
+  const seen = new Set()
+  for (const word of document.querySelectorAll('.highlight span'))
+    if (seen.has(word.className)) word.remove()
+    else seen.add(word.className)
+}"""
 
 
 def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
 
 
 @pytest.fixture(scope='module')
-def opened(site, browser):
+def opened(full, browser):
     "A function from (page, width, theme) to the open page; what goes wrong while it opens is in its `errors`."
     contexts = {(w, t): browser.new_context(viewport={'width': w, 'height': 900}, color_scheme=t, offline=True) for w in WIDTHS for t in THEMES}
 
@@ -38,16 +30,16 @@ def opened(site, browser):
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.on('requestfailed', lambda r: None if 'mathjax' in r.url else page.errors.append(f'{r.url} failed'))
-        page.goto((site/name).as_uri(), wait_until='load')
+        page.goto((full/name).as_uri(), wait_until='load')
         return page
 
     yield open_
     for c in contexts.values(): c.close()
 
 
-def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(site, opened):
+def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(full, opened):
     found = []
-    for name in pages(site):
+    for name in pages(full):
         for width in WIDTHS:
             page = opened(name, width)
             errors = [e for e in page.errors if 'mathjax' not in e and 'ERR_INTERNET_DISCONNECTED' not in e]  # mathematics may need the network
@@ -60,28 +52,15 @@ def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(site, o
     assert not found
 
 
-def test_no_broken_link(site):
-    found, ids = [], {}
-    soups = {name: BeautifulSoup((site/name).read_text(), 'html.parser') for name in pages(site)}
-    for name, soup in soups.items(): ids[name] = {e['id'] for e in soup.select('[id]')}
-    for name, soup in soups.items():
-        for a in soup.select('a[href], link[href], script[src], img[src]'):
-            url = urlsplit(a.get('href') or a.get('src'))
-            if url.scheme: continue
-            target = (site/name).parent/unquote(url.path) if url.path else site/name
-            if not target.resolve().is_file(): found.append((name, a))
-            elif url.fragment and '=' not in url.fragment and unquote(url.fragment) not in ids.get(target.resolve().relative_to(site.resolve()).as_posix(), ()): found.append((name, a))
-    assert not found
-
-
 @pytest.mark.parametrize('theme', THEMES)
-def test_no_serious_accessibility_fault(site, opened, theme):
+def test_no_serious_accessibility_fault(full, opened, theme):
     axe = pytest.importorskip('axe_playwright_python', reason='axe-core is not installed')
     script = (Path(axe.__file__).parent/'axe.min.js').read_text()
-    runs = [p for p in pages(site) if p.startswith('runs/')]
+    runs = [p for p in pages(full) if p.startswith('runs/')]
     found = []
-    for name in [p for p in pages(site) if not p.startswith('runs/')] + runs[:1]:
+    for name in [p for p in pages(full) if not p.startswith('runs/')] + runs[:1]:
         page = opened(name, 1280, theme)
+        page.evaluate(FIRST_OF_A_KIND)
         page.evaluate(script)
         for fault in page.evaluate("axe.run(document, {resultTypes: ['violations']})")['violations']:
             if fault['impact'] in ('serious', 'critical'):
@@ -94,7 +73,7 @@ def test_a_table_sorts_by_a_click_and_back(opened):
     page = opened('pages/analysis.html')
     table = page.locator('main table').filter(has_text='Gain, pp').first
     column = table.locator('th').all_inner_texts().index('Gain, pp')
-    read = lambda: [float(t.replace('−', '-')) for t in table.locator(f'tbody tr td:nth-child({column + 1})').all_inner_texts()]
+    read = lambda: [float(t.replace('−', '-')) for t in table.locator(f'tbody tr td:nth-child({column + 1})').all_inner_texts() if t.strip()]  # without what was not run
     before = read()
     head = table.get_by_role('button', name='Gain, pp')
     head.focus()
@@ -112,9 +91,10 @@ def test_a_copied_table_is_numbers_for_a_spreadsheet(opened):
     page.locator('main table').filter(has_text='Gain, pp').first.locator('xpath=following::button[@class="copy"][1]').click()
     lines = page.evaluate('window.copied').split('\n')
     at = lines[0].split('\t').index('Gain, pp')
-    assert len(lines) == 7 and all(re.fullmatch(r'[+-]?\d+\.\d\d', line.split('\t')[at]) for line in lines[1:]), lines
+    ran = [line for line in lines[1:] if line.startswith('demo')]
+    assert len(ran) == 6 and all(re.fullmatch(r'[+-]?\d+\.\d\d', line.split('\t')[at]) for line in ran), lines
     page.close()
 
 
-def test_a_page_weighs_less_than_3_MB(site):
-    for name in pages(site): assert (site/name).stat().st_size < 3e6, name
+def test_a_page_weighs_less_than_3_MB(full):
+    for name in pages(full): assert (full/name).stat().st_size < 3e6, name

@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import SHARED
 from made_up import write
-from test_report import copy_repository, execute, make_site, notebook
+from sites import copy_repository, execute, make_site, notebook
 
 from kd_capacity import config, explorer, figures, records, report, statistics, tables
 

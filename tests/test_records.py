@@ -1,5 +1,6 @@
 """Records: what a run leaves, and the table of all runs."""
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_the_record_says_where_it_comes_from(teacher):
     assert r['schema_version'] == records.SCHEMA and r['spec']['seed'] == 0 and r['run_id'] == t.run_id
     env = r['environment']
     assert {'torch', 'numpy', 'papermill'} <= set(env['packages']) and env['device'] == 'cpu' and env['threads'] == 1 and env['deterministic'] is True
-    assert len(r['data']['sha256']) == 64 and r['data']['name'] == 'digits' and (r['data']['train'], r['data']['validation'], r['data']['test']) == (850, 150, 797)
+    assert len(r['data']['sha256']) == 64 and r['data']['name'] == 'digits' and (r['data']['train'], r['data']['validation'], r['data']['test']) == (850, 150, 797) and r['data']['shape'] == [1, 8, 8]
     assert r['seconds'] > 0 and r['images_per_second'] > 0 and len(r['weights']['best_sha256']) == 64
 
 
@@ -88,3 +89,20 @@ def test_published_figures_are_the_references():
     if not (SHARED/'reference').exists(): pytest.skip(f'{SHARED.name}/reference is not beside this checkout')
     for which in 'v1', 'v2':
         assert (records.root()/'results'/'published'/f'published_{which}.csv').read_text() == (SHARED/'reference'/f'published_{which}.csv').read_text()
+
+
+def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch):
+    git = lambda *args: subprocess.run(['git', '-C', str(tmp_path), '-c', 'user.name=x', '-c', 'user.email=x', *args], check=True, capture_output=True)
+    git('init')
+    (tmp_path/'results').mkdir()
+    for name in 'code.py', 'results/old.json': (tmp_path/name).write_text('1')
+    git('add', '.'); git('commit', '-m', 'all')
+    monkeypatch.setattr(records, 'root', lambda: tmp_path)
+    clean = lambda: records.environment()['git_clean']
+    assert clean() is True
+    for name in 'new.json', 'old.json': (tmp_path/'results'/name).write_text('2')
+    assert clean() is True
+    (tmp_path/'new.py').write_text('1')
+    assert clean() is False
+    (tmp_path/'new.py').unlink(); (tmp_path/'code.py').write_text('2')
+    assert clean() is False

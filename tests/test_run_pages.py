@@ -278,3 +278,14 @@ def test_the_address_filters_the_table(results, tmp_path, fragment, shown):
 def test_without_script_all_rows_are_there_and_no_dead_field(results):
     page = BeautifulSoup(run_pages.search_table(run_pages.listing(['demo'], results)), 'html.parser')
     assert page.form.has_attr('hidden') and page.form.label['for'] == page.form.input['id'] and len(page.select('tbody tr:not([hidden])')) == 37
+
+
+def test_a_long_name_fits_a_phone(tmp_path, browser):
+    from test_authors import archive, members
+    runs = records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
+    run_pages.build(['authors'], tmp_path/'results', tmp_path/'runs')
+    page = browser.new_page(viewport={'width': 390, 'height': 900})
+    page.goto((tmp_path/'runs'/runs[runs.duplicate_of.notna()].run_id.iloc[0]/'index.html').as_uri())
+    wide = page.evaluate('document.documentElement.scrollWidth')
+    page.close()
+    assert wide == 390
