@@ -584,7 +584,7 @@ def ledger_finding(table):
     k = table.verdict.value_counts()
     return f'Of {len(table)} claims {k.get("supported", 0)} supported, {k.get("contradicted", 0)} contradicted, {k.get("inconclusive", 0)} inconclusive'
 
-# %% ../nbs/13_claims.ipynb #4bff7990
+# %% ../nbs/13_claims.ipynb #77d58596
 QUESTIONS = {'v1.1': 'Does a student with more capacity gain more?',
              'v2.1': 'Which gains are more than chance?',
              'v1.3': 'Is the stem worth more than distillation?',
@@ -598,7 +598,9 @@ _said_otherwise = {('v2.1', 'supported'): 'Those of R34 students under Feature-K
 def answer(row # of `ledger`
           ):
     "One sentence that says no more than the verdict: what was decided, by which quantity, from how many runs."
-    said = f'Not decided for CIFAR-10; {row.elsewhere}' if row.elsewhere else _said_otherwise.get((row.claim, row.verdict), _answers[row.verdict])
+    found, _, images = row.elsewhere.partition(' on ') if row.elsewhere else (row.verdict, '', '')
+    said = _said_otherwise.get((row.claim, found), _answers[found])
+    if images: said = f'Not decided for CIFAR-10; on {images}, {said[0].lower()}{said[1:]}'
     if not row.n: return f'{said}: nothing to judge it by'
     size = f'{_signed(row.estimate)} {row.unit}' if pd.notna(row.estimate) else 'no estimate'
     interval = f' [{_signed(row.ci_low)}, {_signed(row.ci_high)}]' if pd.notna(row.ci_low) else ', no interval'

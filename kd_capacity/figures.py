@@ -231,53 +231,64 @@ def equivalence(table,    # `statistics.clipping_equivalence`
         else: _beside(ax, y, f"{signed(r['estimate'])}   {verdict}, {_p(r['tost_p'])}")
     return ax
 
-# %% ../nbs/15_figures.ipynb #152f4512
-def _band(ax, cell, value, c, **how):
-    "Mean of `value` over the seeds per epoch and the band of all seeds; returns the last mean."
+# %% ../nbs/15_figures.ipynb #e9ae12a4
+def _band(ax, cell, value, c, i=0, of=1, **how):
+    "Mean of `value` over the seeds per epoch and the band of all seeds, of the i-th cell of some; returns the last mean."
     by = cell.groupby('epoch')[value]
-    if len(by) == 1: ax.vlines(list(by.groups), by.min(), by.max(), color=c, linewidth=6, alpha=.3)  # one epoch is no line
-    else: ax.fill_between(by.mean().index, by.min(), by.max(), color=c, alpha=.18, linewidth=0)
-    ax.plot(by.mean().index, by.mean(), color=c, **{'linewidth': 1.6, **how}, marker='o' if len(by) == 1 else '')
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    return by.mean().iloc[-1]
+    mean, low, high = by.mean(), by.min(), by.max()
+    if len(by) > 1:
+        ax.fill_between(mean.index, low, high, color=c, alpha=.18, linewidth=0)
+        ax.plot(mean.index, mean, color=c, **{'linewidth': 1.6, **how})
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    else:  # one epoch is no line: cells stand side by side above it
+        epoch = mean.index[0]
+        x = epoch + .12*(i - (of - 1)/2)
+        ax.plot([x, x], [low.iloc[0], high.iloc[0]], color=c, linewidth=6, alpha=.3, solid_capstyle='butt')
+        ax.plot(x, mean.iloc[0], 'o', color=c)
+        ax.set_xticks([epoch])
+        ax.set_xlim(epoch - .5, epoch + .5)
+    return mean.iloc[-1]
 
 def convergence(curves,  # `tables.curves` of one student: its baseline and its students of one teacher
                 ax=None):
     "Accuracy in percent over the epochs, a line and a seed band a method."
     ax, value, ends, low = axes(ax), judged_by(curves), {}, 100.
-    for name, cell in curves.assign(**{value: 100*curves[value].astype(float)}).groupby('method', sort=False):
-        ends[f'{method(name)} (n = {cell.seed.nunique()})'] = _band(ax, cell, value, colour(name)), colour(name)
-        low = min(low, cell[cell.epoch > cell.epoch.max()/4].groupby('epoch')[value].mean().min())
+    cells = curves.assign(**{value: 100*curves[value].astype(float)}).groupby('method', sort=False)
+    for i, (name, cell) in enumerate(cells):
+        ends[f'{method(name)} (n = {cell.seed.nunique()})'] = _band(ax, cell, value, colour(name), i, len(cells)), colour(name)
+        low = min(low, cell[cell.epoch > cell.epoch.max()/4][value].min())
     ax.set(xlabel='epoch', ylabel=value.replace('_', ' ') + ' (%)', ylim=(low - .05*(101 - low), min(ax.get_ylim()[1], 101)))
     name_ends(ax, ends)
     return ax
 
-# %% ../nbs/15_figures.ipynb #a9ef7709
+# %% ../nbs/15_figures.ipynb #0fd021dc
 def gap(curves,  # of one pair, `tables.by_pair`
         ax=None):
     "Training accuracy minus the accuracy judged by, in pp over the epochs, a line and a seed band a method."
     ax, ends, values = axes(ax), {}, curves.assign(value=100*generalisation_gap(curves)).dropna(subset=['value'])
-    for name, cell in values.groupby('method', sort=False):
-        ends[f'{method(name)} (n = {cell.run_id.nunique()})'] = _band(ax, cell, 'value', colour(name)), colour(name)
+    cells = values.groupby('method', sort=False)
+    for i, (name, cell) in enumerate(cells):
+        ends[f'{method(name)} (n = {cell.run_id.nunique()})'] = _band(ax, cell, 'value', colour(name), i, len(cells)), colour(name)
     ax.axhline(0, color='black', linewidth=1)
     ax.set(xlabel='epoch', ylabel=f"training minus {judged_by(curves).replace('_', ' ')} (pp)")
     name_ends(ax, ends)
     return ax
 
-# %% ../nbs/15_figures.ipynb #495b750a
+# %% ../nbs/15_figures.ipynb #2e52d584
 def learning_rate(schedules, # `tables.schedules`
                   ax=None):
     "Learning rate over the epochs on a log scale, a line a schedule."
     ax, ends = axes(ax, 7, 2.6), {}
     ax.set_yscale('log')
     for shade, (_, s) in zip(('black', GREEN, PINK, GREY)*len(schedules), schedules.groupby('schedule')):
-        ax.plot(s.epoch, s.lr, color=shade, linewidth=1.8)
+        ax.plot(s.epoch, s.lr, color=shade, linewidth=1.8, marker='o' if len(s) == 1 else '')
         ends[f"{s.roles.iloc[0]} (n = {s.n.iloc[0]})"] = s.lr.iloc[-1], shade
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.set(xlabel='epoch', ylabel='learning rate')
     name_ends(ax, ends)
     return ax
 
-# %% ../nbs/15_figures.ipynb #3b5f4843
+# %% ../nbs/15_figures.ipynb #37c217a7
 NORMS = {'total': GREY, 'student': GREEN, 'projections': PINK}
 
 _total = {'total': {'linewidth': 4, 'alpha': .4}}  # lies under the student's, which it hardly exceeds
@@ -288,10 +299,10 @@ def gradient_norms(curves,        # `tables.curves` of one cell
     "Largest global gradient norm of each epoch before clipping, by parameter group, on a log scale."
     ax, ends = axes(ax), {}
     ax.set_yscale('log')
-    for group, c in NORMS.items():
+    for i, (group, c) in enumerate(NORMS.items()):
         value = f'norm_{group}_max'
         known = curves[curves[value] > 0]
-        if len(known): ends[group] = _band(ax, known, value, c, **_total.get(group, {})), c
+        if len(known): ends[group] = _band(ax, known, value, c, i, len(NORMS), **_total.get(group, {})), c
     ax.axhline(threshold, color='black', linewidth=1, linestyle='--')
     ax.set(xlabel='epoch', ylabel='largest gradient norm of the epoch')
     name_ends(ax, {**ends, f'threshold {threshold:g}': (threshold, 'black')})
@@ -421,13 +432,14 @@ def stems(stem_table, # `tables.stem_ablation` of one profile
     ax.set(xlabel='test accuracy (%)', ylim=(len(networks) - .4, -.6)); ax.margins(x=.12)
     return ax
 
-# %% ../nbs/15_figures.ipynb #4c9527ad
+# %% ../nbs/15_figures.ipynb #611acb7d
 def _lines(ax, history, columns, scale=1):
     "A line and a name at its end for each of `columns` {column: (name, colour)} that the history has."
     known = {c: look for c, look in columns.items() if history[c].notna().any()}
-    for c, (_, shade) in known.items(): ax.plot(history.epoch, scale*history[c].astype(float), color=shade, linewidth=1.6)
+    values = history.assign(**{c: scale*history[c].astype(float) for c in known})
+    ends = {name: (_band(ax, values.dropna(subset=[c]), c, shade, i, len(known)), shade) for i, (c, (name, shade)) in enumerate(known.items())}
     ax.set_xlabel('epoch')
-    name_ends(ax, {name: (scale*history[c].dropna().iloc[-1], shade) for c, (name, shade) in known.items()})
+    name_ends(ax, ends)
     return ax
 
 def run_losses(history, # `records.history` of a run

@@ -320,7 +320,7 @@ def _write_authors(runs, into):
     finally:
         for rest in made, old: shutil.rmtree(rest, ignore_errors=True)
 
-# %% ../nbs/07_records.ipynb #1f6b9ec3
+# %% ../nbs/07_records.ipynb #bacf815f
 PACKAGES = 'torch torchvision numpy pandas scikit-learn papermill nbdev snakemake'.split()
 
 def _git(*args):
@@ -332,8 +332,8 @@ def _version(package):
     except PackageNotFoundError: return None
 
 def environment():
-    "Package versions (None where one is not installed), platform, git commit and whether the tree was clean (None outside a git checkout)."
-    status = _git('status', '--porcelain')
+    "Package versions (None where one is not installed), platform, git commit and whether all but results/ was as committed (None outside a git checkout)."
+    status = _git('status', '--porcelain', '--', '.', ':(exclude)results')  # a study's own records change nothing that trains
     return {'python': platform.python_version(), 'platform': platform.platform(), 'packages': {p: _version(p) for p in PACKAGES},
             'git_commit': _git('rev-parse', 'HEAD'), 'git_clean': None if status is None else status == ''}
 

@@ -7,8 +7,11 @@ __all__ = ['LABEL', 'RUNS', 'OURS', 'STYLES', 'repository', 'sources', 'options'
            'defined', 'heading', 'page_of', 'label', 'pages', 'navigation', 'identifier', 'finish', 'stylesheet',
            'site', 'picture', 'main']
 
-# %% ../nbs/19_report.ipynb #558b5f7c
+# %% ../nbs/19_report.ipynb #2aa96c5f
 import ast, importlib.util, json, os, re, shutil, subprocess, tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 # %% ../nbs/19_report.ipynb #5ff81d4c
@@ -225,7 +228,7 @@ def navigation(root):
     page = lambda entry: (entry, None) if isinstance(entry, str) else (entry['href'], entry['text'])
     return [(e['section'], [page(p) for p in e['contents']]) if 'section' in e else (None, [page(e)]) for e in said]
 
-# %% ../nbs/19_report.ipynb #2a3340a6
+# %% ../nbs/19_report.ipynb #500606b4
 def _for_nbconvert(nb):
     "The page for nbconvert: (title, description, notebook without front matter and options)."
     import nbformat
@@ -241,6 +244,7 @@ def _for_nbconvert(nb):
     title, description = (json.loads(said.get(k, '""')) for k in ('title', 'description'))
     return title, description, nbformat.from_dict({**nb, 'cells': cells})
 
+@cache
 def _exporter():
     "nbconvert's exporter of a notebook's cells alone, without a page around them."
     from nbconvert import HTMLExporter
@@ -277,11 +281,11 @@ def finish(html # of a page's cells
         if float(img['width']) > 500: img['class'] = 'wide'  # scrolls on a narrow screen instead of shrinking
     return str(soup), contents
 
-# %% ../nbs/19_report.ipynb #a8668e7d
-def _parts(root, page, exporter):
-    "What a page is made of: a dict with title, description, body, contents, math."
-    title, description, nb = _for_nbconvert(_read(root/page))
-    body, contents = finish(exporter.from_notebook_node(nb)[0])
+# %% ../nbs/19_report.ipynb #9143b4ec
+def _parts(path):
+    "What the page of a staged notebook is made of: a dict with title, description, body, contents, math."
+    title, description, nb = _for_nbconvert(_read(path))
+    body, contents = finish(_exporter().from_notebook_node(nb)[0])
     math = any('$' in c.source for c in nb.cells if c.cell_type == 'markdown')
     contents = [c for c in contents if c[0] in (2, 3)]
     return {'title': title, 'description': description, 'body': body, 'contents': contents, 'math': math}
@@ -292,14 +296,17 @@ def _around(menu, page):
     at = listed.index(page)
     return {'before': listed[at - 1] if at else None, 'after': listed[at + 1] if at + 1 < len(listed) else None}
 
-def _by_nbconvert(root, into):
+def _by_nbconvert(root, into, processes):
     "Make the website in the folder `into`."
     import jinja2, yaml
     from markupsafe import Markup
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(str(root/'theme')), autoescape=True).get_template('page.html')
     menu, name = navigation(root), yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8'))['website']['title']
-    exporter = _exporter()
-    parts = {page: _parts(root, page, exporter) for _, entries in menu for page, _ in entries}
+    paths = {page: root/page for _, entries in menu for page, _ in entries}
+    if processes > 1:
+        with ProcessPoolExecutor(processes, get_context('spawn')) as pool: made = list(pool.map(_parts, paths.values()))
+    else: made = list(map(_parts, paths.values()))
+    parts = dict(zip(paths, made))
     titles = {page: text or parts[page]['title'] for _, entries in menu for page, text in entries}
     for page, p in parts.items():
         to = lambda other: os.path.relpath(other, os.path.dirname(page) or '.').replace('.ipynb', '.html')
@@ -317,14 +324,15 @@ def stylesheet(root):
     own = '\n'.join((root/'theme'/name).read_text(encoding='utf-8') for name in STYLES)
     return f'{own}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n'
 
-# %% ../nbs/19_report.ipynb #de36cac9
+# %% ../nbs/19_report.ipynb #032027f0
 def _swap(made, place):
     old = made.with_name(made.name + '-old')
     if place.exists(): place.rename(old)
     made.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
-def site(root=None): # the repository; None: where this package is
+def site(root=None,    # the repository; None: where this package is
+         processes=1): # that make pages at once, where nbconvert does
     "Make _site/ with Quarto if it is on PATH, else with nbconvert; returns (front page, which of the two)."
     root, quarto = Path(root or repository()), shutil.which('quarto')
     if quarto:
@@ -336,7 +344,7 @@ def site(root=None): # the repository; None: where this package is
     made = Path(tempfile.mkdtemp(prefix='site-', dir=str(root/'_build')))
     try:
         os.chmod(str(made), 0o755)
-        _by_nbconvert(root, made)
+        _by_nbconvert(root, made, processes)
         _swap(made, root/'_site')
     finally: shutil.rmtree(made, ignore_errors=True)
     return root/'_site'/'index.html', 'nbconvert'
@@ -361,13 +369,13 @@ def picture(root=None,            # the repository; None: where this package is
     os.replace(str(part), str(path))
     return path
 
-# %% ../nbs/19_report.ipynb #e713728b
+# %% ../nbs/19_report.ipynb #4c9dbce0
 def _pages():
     bare = pages()
     print(f'{len(sources(repository()))} pages staged' + (f', without outputs: {", ".join(bare)}' if bare else ''))
 
 def _site():
-    front, made_by = site()
+    front, made_by = site(processes=os.cpu_count())
     why = '' if made_by == 'Quarto' else ' (quarto is not on PATH)'
     print(f'The website was made by {made_by}{why}; its front page is {front}')
 

@@ -663,7 +663,7 @@ def fidelity_finding(f):
         f'; networks that had no teacher, on {span(control)}' if len(control) else
         '; no logits, so no control' if f[f.method == 'none'].complete.sum() else '; the control is not run yet')
 
-# %% ../nbs/14_tables.ipynb #01491f0c
+# %% ../nbs/14_tables.ipynb #5a9f6080
 def _seeds_said(n):
     "'n = 3 each', or each n."
     return f'n = {n[0]}' + (' each' if len(n) > 1 else '') if len(set(n)) == 1 else 'n = ' + ', '.join(map(str, n))
@@ -685,7 +685,9 @@ def gap_finding(e, what): # e: `ending` of a gap
 
 def schedule_finding(s):
     "One sentence on the learning rates."
-    one = lambda g: f"{g.roles.iloc[0]} (n = {g.n.iloc[0]}) from {g.lr.iloc[0]:.3g} to {g.lr.iloc[-1]:.3g} over {len(g)} epochs"
+    def one(g):
+        rates = f'from {g.lr.iloc[0]:.3g} to {g.lr.iloc[-1]:.3g} over {len(g)} epochs' if len(g) > 1 else f'{g.lr.iloc[0]:.3g} for 1 epoch'
+        return f'{g.roles.iloc[0]} (n = {g.n.iloc[0]}) {rates}'
     return 'Learning rate: ' + '; '.join(one(g) for _, g in s.groupby('schedule')) if len(s) else 'No learning rate is recorded'
 
 def norms_finding(t, threshold=1.0):

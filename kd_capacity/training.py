@@ -266,7 +266,7 @@ def _fidelity(run, best, results):
     teacher = records.logits(run.spec.teacher_run, results)['best']
     return {'agreement': float(fidelity.agreement(teacher, best)), 'kl_t1': float(fidelity.kl(teacher, best, 1.)), 'kl_t4': float(fidelity.kl(teacher, best, 4.))}
 
-# %% ../nbs/10_training.ipynb #1fe97ccb
+# %% ../nbs/10_training.ipynb #0ddc5c54
 def _header(run, caught, started):
     "What every record says, complete or failed."
     spec, rows = run.spec, run.history
@@ -277,7 +277,7 @@ def _header(run, caught, started):
         'parameters': sum(p.numel() for p in run.model.parameters()),
         'norms': {f'{k}_max': max((r[f'norm_{k}_max'] for r in rows), default=None) for k in ('student', 'projections', 'total')},
         'data': {'name': run.data.name, 'sha256': run.data.sha256, 'train': len(run.labels), 'validation': len(run.held_out),
-                 'test': len(run.data.test_labels), 'classes': list(run.data.classes)},
+                 'test': len(run.data.test_labels), 'shape': list(run.data.shape), 'classes': list(run.data.classes)},
         'teacher': {'run_id': spec.teacher_run, 'weights_sha256': run.teacher_record['weights']['best_sha256']} if run.teacher_record else None,
         'environment': records.environment() | {'device': run.device.type, 'device_name': device, 'threads': torch.get_num_threads(),
                  'engine': asdict(run.engine), 'deterministic': run.engine.deterministic and not doubts, 'not_deterministic': doubts}}
