@@ -595,7 +595,7 @@ def styled(text,         # DataFrame of strings
     table = shown.style.hide(axis='index').format_index(escape='html', axis='columns')
     return table.set_table_styles(_look).set_td_classes(classes)
 
-# %% ../nbs/14_tables.ipynb #eac5eb37
+# %% ../nbs/14_tables.ipynb #2fbf5676
 def runs_address(run_ids):
     "Where the page of all runs shows these, or None for no run."
     if not run_ids: return None
@@ -613,8 +613,9 @@ def links(table, # of `gains`, `accuracy`, `clipping_ablation`, `stem_ablation` 
     compared = 'gain' in table and 'method' in table and 'baseline_runs' in table
     for head in text:
         if head == 'Baseline, %': found[head] = [runs_address(r['baseline_runs']) for r in rows]
-        elif head == 'Gain, pp' and compared: found[head] = [_explorer_address(r) for r in rows]
-        elif re.search(r', (%|pp|nats)$|norm', head) and 'interval' not in head: found[head] = [runs_address(r['runs']) for r in rows]
+        elif head in ('Gain, pp', '95 % interval, pp') and compared: found[head] = [_explorer_address(r) for r in rows]
+        elif re.search(r', (%|pp|nats)$|norm', head): found[head] = [runs_address(r['runs']) for r in rows]
+        if 'interval' in head: found[head] = found[head].where(text[head].astype(str).str.startswith('[').to_numpy(), None)  # else a word on why there is none
     return found
 
 # %% ../nbs/14_tables.ipynb #a6ea00ee

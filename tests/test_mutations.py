@@ -2,7 +2,7 @@
 
 Each mutant is a copy of the package with one place changed; the named test runs against the copy in a process of its own.
 """
-import os
+import json
 import shutil
 import subprocess
 import sys
@@ -54,15 +54,37 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize('mistake', MUTANTS)
-def test_a_mistake_put_in_by_hand_is_caught(mistake, tmp_path):
-    module, right, wrong, test = MUTANTS[mistake]
+@pytest.fixture(scope='module')
+def run():
+    "A function from (folder, *tests) to the exit status and output of pytest in a process that has imported nothing of ours yet."
+    with subprocess.Popen([sys.executable, '-B', str(ROOT/'tests'/'forked_pytest.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        def ask(folder, *tests):
+            log = folder/'pytest.log'
+            server.stdin.write(json.dumps([str(folder), tests, str(log)]) + '\n')
+            server.stdin.flush()
+            return int(server.stdout.readline()), log.read_text()
+        yield ask
+        server.stdin.close()
+
+
+@pytest.fixture
+def copy(tmp_path):
     for folder in 'kd_capacity', 'tests', 'workflow': shutil.copytree(ROOT/folder, tmp_path/folder, ignore=shutil.ignore_patterns('__pycache__'))
     for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT/name, tmp_path)
-    path = tmp_path/'kd_capacity'/f'{module}.py'
+    return tmp_path
+
+
+def test_without_a_mistake_they_pass(run, copy):
+    status, said = run(copy, *sorted({test for *_, test in MUTANTS.values()}))
+    assert status == 0, said
+
+
+@pytest.mark.parametrize('mistake', MUTANTS)
+def test_a_mistake_put_in_by_hand_is_caught(mistake, run, copy):
+    module, right, wrong, test = MUTANTS[mistake]
+    path = copy/'kd_capacity'/f'{module}.py'
     source = path.read_text()
     assert source.count(right) == 1, f'{module}.py has changed: bring this mutant up to date'
     path.write_text(source.replace(right, wrong))
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-x', '-p', 'no:xdist', f'tests/{test}'], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(tmp_path), 'PYTHONDONTWRITEBYTECODE': '1'})
-    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed, or the teacher that they need did not train; 2 would be a mutant that does not import
+    status, said = run(copy, test)
+    assert status == 1, said  # 1: tests ran and failed, or the teacher that they need did not train; 2 would be a mutant that does not import
