@@ -367,6 +367,8 @@ def _fragile(e):
     said = [f'{_pair(r.teacher, r.student)} {_methods.get(r.method, r.method)} {r.conclusion} {_ways.get(r.variant, r.variant)} ({_signed(r.estimate)} [{_signed(r.ci_low)}, {_signed(r.ci_high)}])'
             for r in changed.itertuples()] if len(changed) else []
     return f'Conclusions that change with the way of looking: {"; ".join(said)}.' if said else ''
+
+# %% ../nbs/13_claims.ipynb #e8ccd0d5
 _ways = {'test_final': 'with the weights of the last epoch', 'test_best': 'with the weights of the best epoch'}
 
 def _step_sizes(e):

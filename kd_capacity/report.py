@@ -315,6 +315,7 @@ def _by_nbconvert(root, into, processes):
     _write(into/'style.css', stylesheet(root))
     if (root/'_build'/RUNS).is_dir(): shutil.copytree(root/'_build'/RUNS, into/RUNS, ignore=shutil.ignore_patterns('.*'))
 
+# %% ../nbs/19_report.ipynb #731df202
 STYLES = 'style.css', 'content.css'  # the page; what the notebooks show, as Quarto's site has it too
 
 def stylesheet(root):
