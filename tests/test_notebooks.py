@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from conftest import ROOT
@@ -28,6 +29,8 @@ def test_a_notebook_is_committed_clean(path):
         assert not cell.get('outputs') and cell.get('execution_count') is None, 'run make export'
         assert set(cell['metadata']) <= {'tags'}
     assert set(nb['metadata']) <= {'kernelspec'}
+    # a line of code is a line of the file, as Jupyter saves it: a change of one line is a diff of one line
+    assert path.read_text().rstrip() == nbformat.writes(nbformat.from_dict(nb)).rstrip(), 'run make export'
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'experiments').glob('*.ipynb')) + [ROOT/'nbs'/'report'/'analysis.ipynb'], ids=lambda p: p.name)
