@@ -220,7 +220,7 @@ def paired(a,                # accuracies (fractions) by seed, a Series
     if not _varies(d): return _no_estimate._replace(estimate=100*d.mean(), note='equal differences: no paired test')
     t = stats.ttest_rel(100*a[both].to_numpy(float), 100*b[both].to_numpy(float))
     note = '' if len(both) == len(a) == len(b) else f'paired over {len(both)} common seeds'
-    return Estimate(100*d.mean(), 100*d.mean()/t.statistic if t.statistic else 100*stats.sem(d), t.df, *t.confidence_interval(confidence), t.pvalue, note)
+    return Estimate(100*d.mean(), 100*stats.sem(d), t.df, *t.confidence_interval(confidence), t.pvalue, note)
 
 # %% ../nbs/12_statistics.ipynb #d1d06e38
 class Bootstrap(NamedTuple):

@@ -78,7 +78,7 @@ def full(tmp_path_factory, worker_id):
 
 
 # Files that take longest come first, so that no process is left alone with one at the end.
-LONG = 'test_report.py', 'test_mutations.py', 'test_browser.py', 'test_experiments.py', 'test_readme.py', 'test_study.py', 'test_resume.py', 'test_engine.py', 'test_explorer.py'
+LONG = 'test_report.py', 'test_mutations.py', 'test_experiments.py', 'test_readme.py', 'test_browser.py', 'test_study.py', 'test_resume.py', 'test_engine.py', 'test_explorer.py'
 
 
 def pytest_collection_modifyitems(items):

@@ -30,6 +30,13 @@ def empty(tmp_path_factory):
 def soup(path): return BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def no_page_is_kept():
+    "Millions of objects, which would slow each garbage collection of the tests that come after these."
+    yield
+    soup.cache_clear()
+
+
 def pages_of(site): return [site/'index.html', *sorted((site/'pages').glob('*.html'))]
 
 

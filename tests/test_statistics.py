@@ -67,6 +67,14 @@ def test_paired_is_scipys_by_seed():
     assert [e.ci_low, e.ci_high, e.se*t.statistic] == pytest.approx([*(100*v for v in t.confidence_interval()), e.estimate], **CLOSE)
 
 
+@pytest.mark.parametrize('seed', range(20))
+def test_equal_means_have_the_standard_error_of_their_differences(seed):
+    a, b = np.random.default_rng(seed).normal(0.95, 0.002, (2, 5))
+    b += (a - b).mean()  # a difference of rounding, or none
+    e = statistics.paired(pd.Series(a), pd.Series(b))
+    assert e.se == pytest.approx(100*stats.sem(a - b)) and e.estimate == pytest.approx(0, abs=1e-10)
+
+
 def test_bootstrap_is_scipys():
     boot = statistics.bootstrap_gain(A, B, np.random.default_rng(4), 1500)
     md = lambda a, b, axis: a.mean(axis) - b.mean(axis)
