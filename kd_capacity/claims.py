@@ -291,7 +291,7 @@ def _stem_against_gains(k):
         known = [(p.contrast.estimate, s) for p, s in zip(worth, networks) if not p.contrast.why]
         if not known: return worth
         least, judged = min(known)[1], [p for p in worth if p.contrast.why != 'n = 1: no interval']
-        return judged + [Part(f'stem of {_net(least)} minus {k} gains of {cell_name(c)}', e.of(_sum(_worth(e, least), _gain(*c[1:], -k)), 'accuracy'), more_than(0)) for c in _students(e)]
+        return judged + [Part(f'stem of {_net(least)} minus {k} times the gain of {cell_name(c)}', e.of(_sum(_worth(e, least), _gain(*c[1:], -k)), 'accuracy'), more_than(0)) for c in _students(e)]
     return parts
 
 def _single_runs(e):

@@ -15,7 +15,7 @@ from conftest import ROOT
 from made_up import write
 from sites import HOSTILE, copy_repository, execute, make_site, notebook
 
-from kd_capacity import config, records, report, run_pages, statistics
+from kd_capacity import claims, config, records, report, run_pages, statistics
 
 
 @pytest.fixture(scope='module')
@@ -419,6 +419,15 @@ def test_run_pages_are_staged_for_quarto_and_copied_by_nbconvert(tmp_path):
 def test_make_report_makes_the_run_pages_before_the_site():
     said = subprocess.run(['make', '-n', '-o', '.venv/.ready', '_site/index.html', 'PROFILE=demo fast'], cwd=ROOT, capture_output=True, text=True).stdout
     assert 0 < said.index('kd_capacity.run_pages demo fast --results') < said.index('kd_capacity.report site')
+
+
+def test_front_page_answers_beside_what_the_paper_says(full):
+    words = {c.id: c.wording for c in claims.CLAIMS}
+    for (claim, question), item in zip(claims.QUESTIONS.items(), soup(full/'index.html').select('ol.answers > li'), strict=True):
+        assert item.strong.get_text() == question and words[claim] in item.select_one('.claim').get_text()
+        judged = dict(b.get_text().split(': ') for b in item.select('.badge'))
+        assert list(judged) == ['demo', 'paper-v1', 'the printed table (v2)', 'the authors’ runs']
+        assert judged['demo'].endswith(' on digits') and judged['the authors’ runs'] == 'not imported' and judged['paper-v1'] in claims.VERDICTS
 
 
 def test_front_page_lists_every_chapter(full):
