@@ -60,7 +60,7 @@ def set_random_states(states # from `random_states`
     kind, keys, position, has_gauss, gauss = states['numpy']
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states['torch'].cpu())
-    if states['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda']])
+    if states['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda'][:torch.cuda.device_count()]])
 
 # %% ../nbs/05_checkpoint.ipynb #6886f974
 def capture(parts, # dict of objects with a state_dict

@@ -49,12 +49,12 @@ def root():
     raise UserError(f'{here} is not the kd_capacity repository: install it editable from a clone (make demo does).')
 
 def results_dir():
-    "Folder of all records: `KD_RESULTS`, or results/ in the repository."
-    return Path(os.environ.get('KD_RESULTS') or root()/'results')
+    "Folder of all records: `KD_RESULTS` (from the repository, if relative), or results/ in the repository."
+    return root()/(os.environ.get('KD_RESULTS') or 'results')
 
 def data_dir():
-    "Folder of downloads and caches: `KD_DATA`, or data/ in the repository."
-    return Path(os.environ.get('KD_DATA') or root()/'data')
+    "Folder of downloads and caches: `KD_DATA` (from the repository, if relative), or data/ in the repository."
+    return root()/(os.environ.get('KD_DATA') or 'data')
 
 # %% ../nbs/00_config.ipynb #2d206985
 @contextmanager
@@ -161,7 +161,7 @@ def _validate(spec):
                 f'{name} = {getattr(spec, name)!r} does not apply to method {spec.method!r}; leave it out.')
             if not given: continue
         _number(spec, name, valid, allowed)
-    for name in 'normalize', 'flip': one_of(name, getattr(spec, name), (True, False))
+    for name in 'normalize', 'flip': object.__setattr__(spec, name, bool(one_of(name, getattr(spec, name), (True, False))))  # 1 is True, and has its run_id
     _validate_parts(spec)
 
 # %% ../nbs/00_config.ipynb #741b7898

@@ -62,6 +62,8 @@ def arithmetic(deterministic, # kernels that give the same bits again
     finally:
         torch.set_deterministic_debug_mode(mode)
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+        for w in caught:  # the record tells of these; every other warning is for whoever watches
+            if 'deterministic' not in str(w.message): warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 # %% ../nbs/09_engine.ipynb #2af37782
 @dataclass(frozen=True)
@@ -134,4 +136,4 @@ def keep_memory(keep=True): # False: glibc's defaults again
 def share(device): # torch.device
     "Bound this process's GPU memory to its share of KD_JOBS, the number of runs at a time that the study has set."
     jobs = int(os.environ.get('KD_JOBS', 1))
-    if device.type == 'cuda' and jobs > 1: torch.cuda.set_per_process_memory_fraction(0.95/jobs, device)
+    if device.type == 'cuda' and jobs > 1: torch.cuda.set_per_process_memory_fraction(0.95/jobs)  # of the current device: `device` has no index

@@ -99,7 +99,9 @@ def measured_speed(name, results=None):
     "FLOP/s that the finished runs of a profile reached, or None."
     runs, specs = records.load_runs(Path(results or results_dir())/name), runs_of(name, results)
     done = runs[(runs.status == 'complete') & runs.run_id.isin(specs)]
-    return sum(flops(specs[r]) for r in done.run_id)/done.seconds.sum() if len(done) else None
+    found = [(recorded_flops(r['spec'], r.get('data')), r['seconds']) for r in (records.read_record(i, results) for i in done.run_id)]
+    known = [(f, s) for f, s in found if f == f]  # not NaN
+    return sum(f for f, _ in known)/sum(s for _, s in known) if known else None
 
 def step_speed(spec, # RunSpec that gives batch size, width and image shape
                device=None):
@@ -261,10 +263,11 @@ def progress(name, results=None, jobs=1):
 OVERHEAD = 8  # seconds that a run takes around its training: kernel, imports, plots
 
 def time_left(name, specs, states, results, jobs):
-    "Seconds, from the speed of the finished runs; None before the first has finished."
+    "Seconds, from the speed of the finished runs; None before the first has finished, or without the images."
     speed = measured_speed(name, results)
     todo = [specs[r] for r in specs if states[r] not in ('complete', 'failed')]
-    return sum(OVERHEAD + flops(s)/speed for s in todo)/jobs if speed and todo else None
+    try: return sum(OVERHEAD + flops(s)/speed for s in todo)/jobs if speed and todo else None
+    except UserError: return None  # the images are not here; the runs will say so
 
 # %% ../nbs/11_study.ipynb #da060d98
 # pyplot was imported before there was a shell: what its import does in an ordinary kernel, so that figures are shown
@@ -287,7 +290,8 @@ def _become_kernel(client):
 
 def serve_kernels(fd, # of a listening socket
                   also=()): # modules to import beside those of every run
-    "Fork a kernel for each caller, for ever."
+    "Fork a kernel for each caller, as long as the process that started this lives."
+    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the one who started the study, who ends this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the children
     os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
@@ -296,8 +300,10 @@ def serve_kernels(fd, # of a listening socket
     for name in also: import_module(name)
     gc.freeze()
     with socket.socket(fileno=fd) as server:
-        while True:
-            client, _ = server.accept()
+        server.settimeout(1)
+        while os.getppid() == parent:
+            try: client, _ = server.accept()
+            except TimeoutError: continue
             if os.fork() == 0:
                 server.close()
                 try: _become_kernel(client)
@@ -345,7 +351,7 @@ def snakemake_command(name, results, jobs, *more):
 def run_study(name, results=None, jobs=1):
     "Run what is missing of a study; returns the exit status. Ctrl-C stops it; the next call goes on."
     profile(name)
-    results, stop = Path(results or results_dir()), threading.Event()
+    results, stop = Path(results or results_dir()).resolve(), threading.Event()
     threads = str(max(1, len(os.sched_getaffinity(0))//jobs))
     env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads, 'KD_JOBS': str(jobs), 'KD_RESULTS': str(results)}
     log = results/name/'snakemake.log'
@@ -359,6 +365,8 @@ def run_study(name, results=None, jobs=1):
             process.wait()
             status = 130
         finally:
+            process.terminate()  # nothing, where it has ended
+            process.wait()
             stop.set()
             watcher.join()
     print(progress(name, results, jobs))
@@ -396,6 +404,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     try:
         if a.what == 'run':
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended
             status = run_study(a.profile, a.results, a.jobs)
             _report_failures(a.profile, a.results, status)
             return status

@@ -287,6 +287,10 @@ def _known(spec, results):
     record = records.read_record(spec.run_id, results)
     if record and record['status'] == 'failed':
         raise RunFailed(f'{spec.run_id} failed: {record["failure"]}. Change the spec, or pass -p force True to train it again.')
+    teacher = records.read_record(spec.teacher_run, results) if record and record['teacher'] else None
+    if teacher and teacher['status'] == 'complete' and teacher['weights']['best_sha256'] != record['teacher']['weights_sha256']:
+        raise UserError(f'{spec.run_id} learned from other weights of {spec.teacher_run} than are there now: the teacher was trained again. '
+                        'Pass -p force True to train its student again too.')
     return record
 
 # %% ../nbs/10_training.ipynb #6c70cc5f
@@ -302,22 +306,23 @@ def train(spec,          # RunSpec
     folder = records.run_folder(spec.run_id, results)
     record = None if force else _known(spec, results)
     if record: return record
+    device = _device(device)
     with exclusive(folder):
-        if force:
-            for name in ('record.json', 'checkpoint.pt'): (folder/name).unlink(missing_ok=True)
-        record = _known(spec, results)  # another process may have finished it meanwhile
-        return record or _train(spec, results, data_root, _device(device), progress, folder)
+        record = None if force else _known(spec, results)  # another process may have finished it meanwhile
+        return record or _train(spec, results, data_root, device, progress, folder, force)
 
 def _device(name):
     found = ('cpu',) + (('cuda',) if torch.cuda.is_available() else ())
     return torch.device(one_of('device', name or found[-1], found))
 
 # %% ../nbs/10_training.ipynb #156a2ae7
-def _train(spec, results, data_root, device, progress, folder):
+def _train(spec, results, data_root, device, progress, folder, force):
     started = _now()
     engine = engine_for(spec.engine, device)
+    dataset = data.load(spec.data, data_root)
     with arithmetic(engine.deterministic, tf32=not engine.deterministic) as caught:
-        run = _Run(spec, data.load(spec.data, data_root), results, device)
+        run = _Run(spec, dataset, results, device)
+        for name in ('record.json', 'checkpoint.pt') if force else (): (folder/name).unlink(missing_ok=True)  # all that could refuse has been asked
         _resume(run, folder/'checkpoint.pt')
         while run.epoch < spec.epochs:
             if failure := _run_epoch(run):

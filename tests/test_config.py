@@ -4,8 +4,9 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from conftest import ROOT
 from kd_capacity import losses
-from kd_capacity.config import (UserError, RunSpec, atomic, notebook_spec, parameters, profile, profiles, run_spec, study_runs)
+from kd_capacity.config import (UserError, RunSpec, atomic, data_dir, notebook_spec, parameters, profile, profiles, results_dir, run_spec, study_runs)
 
 
 def student(**given):
@@ -114,3 +115,18 @@ def test_atomic_leaves_the_old_file_when_the_disk_is_full(tmp_path):
     with pytest.raises(UserError, match='Cannot write .*: No space left on device'):
         with atomic(path) as t: t.write_text('new')
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith('KD_')] == ['a'] and path.read_text() == 'old'
+
+
+def test_one_and_true_are_one_run():
+    spec = dict(teacher='resnet34', student='resnet18', method='feature', teacher_run='demo/teacher/x')
+    one, true = (run_spec('demo', 'student', **spec, normalize=v) for v in (1, True))
+    assert one.run_id == true.run_id and one.to_json() == true.to_json()
+
+
+@pytest.mark.parametrize('name, folder', [('KD_RESULTS', results_dir), ('KD_DATA', data_dir)])
+def test_a_relative_folder_is_the_same_from_everywhere(name, folder, monkeypatch, tmp_path):
+    monkeypatch.setenv(name, 'mine')
+    monkeypatch.chdir(tmp_path)
+    assert folder() == ROOT/'mine'
+    monkeypatch.setenv(name, str(tmp_path/'mine'))
+    assert folder() == tmp_path/'mine'

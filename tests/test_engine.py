@@ -1,5 +1,6 @@
 """The fast engine computes what the faithful one computes, up to rounding that is stated here."""
 import copy
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from conftest import SMALL
 from kd_capacity import data, losses, models, records
 from kd_capacity.config import UserError, run_spec
-from kd_capacity.engine import ENGINES, SGD, Engine, cosine, engine_for, fold, laid_out, share
+from kd_capacity.engine import ENGINES, SGD, Engine, arithmetic, cosine, engine_for, fold, laid_out, share
 from kd_capacity.statistics import equivalence
 from kd_capacity.training import train, train_step
 
@@ -106,11 +107,20 @@ def test_fast_on_a_gpu_has_what_a_gpu_pays_for():
 
 def test_runs_on_one_gpu_share_its_memory(monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.cuda, 'set_per_process_memory_fraction', lambda fraction, device: asked.append((fraction, device.type)))
+    monkeypatch.setattr(torch.cuda.memory, '_lazy_init', lambda: None)  # all of torch's own function, but the driver
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+    monkeypatch.setattr(torch._C, '_cuda_setMemoryFraction', lambda fraction, device: asked.append((fraction, device)), raising=False)
     for jobs, device in ('4', 'cuda'), ('1', 'cuda'), ('4', 'cpu'):
         monkeypatch.setenv('KD_JOBS', jobs)
         share(torch.device(device))
-    assert asked == [(.95/4, 'cuda')]
+    assert asked == [(.95/4, 0)]
+
+
+def test_a_warning_in_training_is_heard():
+    with pytest.warns(UserWarning, match='damaged'), arithmetic(True, tf32=False) as caught:
+        warnings.warn('the cache is damaged')
+        warnings.warn('x is not deterministic')
+    assert len(caught) == 2
 
 
 def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):

@@ -275,3 +275,24 @@ def test_logits_that_overflow_end_the_run_with_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'evaluate', evaluate)
     with pytest.raises(RunFailed, match=r'the logits were not finite after step \d+ \(epoch 1\)'): train(baseline(), tmp_path)
     assert records.read_record(baseline().run_id, tmp_path)['status'] == 'failed'
+
+
+def test_a_refused_force_keeps_the_record(teacher, student_spec):
+    results, spec = teacher
+    student = student_spec('logit')
+    path = records.run_folder(student.run_id, results)/'record.json'
+    train(student, results)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match='cdua'): train(student, results, device='cdua', force=True)
+    (records.run_folder(spec.run_id, results)/'weights.pt').unlink()
+    with pytest.raises(UserError, match='Train it with|-p force True'): train(student, results, force=True)
+    assert path.read_bytes() == before
+
+
+def test_a_student_of_a_teacher_that_was_trained_again_is_no_longer_complete(teacher, student_spec):
+    results, spec = teacher
+    student = student_spec('logit')
+    train(student, results)
+    record = records.read_record(spec.run_id, results)
+    records.write_record({**record, 'weights': {**record['weights'], 'best_sha256': 'other'}}, results)
+    with pytest.raises(UserError, match='learned from other weights'): train(student, results)
