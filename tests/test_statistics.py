@@ -75,6 +75,17 @@ def test_equal_means_have_the_standard_error_of_their_differences(seed):
     assert e.se == pytest.approx(100*stats.sem(a - b)) and e.estimate == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.parametrize('n, seed', [(n, s) for n in (3, 4, 5) for s in range(20)])
+def test_splits_that_tie_count_in_the_permutation_test(n, seed):
+    from itertools import combinations
+    counts = np.random.default_rng(seed).integers(9480, 9500, 2*n)  # right answers of 10,000: sums are exact
+    total, seen = counts.sum(), 2*counts[:n].sum() - counts.sum()
+    splits = [2*counts[list(i)].sum() - total for i in combinations(range(2*n), n)]
+    low, high = (np.mean([f(d) for d in splits]) for f in (lambda d: d <= seen, lambda d: d >= seen))
+    a, b = counts[:n]/1e4, counts[n:]/1e4
+    assert statistics.permutation_p(a, b, np.random.default_rng(0)) == pytest.approx(min(1, 2*min(low, high)))
+
+
 def test_bootstrap_is_scipys():
     boot = statistics.bootstrap_gain(A, B, np.random.default_rng(4), 1500)
     md = lambda a, b, axis: a.mean(axis) - b.mean(axis)
