@@ -288,10 +288,10 @@ def _become_kernel(client):
     threading.Thread(target=lambda: (client.recv(1), os._exit(1)), daemon=True).start()
     IPKernelApp.launch_instance(argv=['-f', request['file'], f'--IPKernelApp.exec_lines={_inline_figures}'])
 
-def serve_kernels(fd, # of a listening socket
+def serve_kernels(fd,       # of a listening socket
+                  parent,   # process that started this one
                   also=()): # modules to import beside those of every run
-    "Fork a kernel for each caller, as long as the process that started this lives."
-    parent = os.getppid()
+    "Fork a kernel for each caller, as long as `parent` lives."
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the one who started the study, who ends this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the children
     os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
@@ -321,7 +321,7 @@ def warm_kernels(env, # of the server: its threads are those of the kernels
     with socket.socket(socket.AF_UNIX) as listening, open(log, 'a') as out:
         listening.bind(str(folder/'kernels'))
         listening.listen(64)
-        server = subprocess.Popen([sys.executable, '-m', 'kd_capacity.study', 'serve', str(listening.fileno()), *also], pass_fds=[listening.fileno()],
+        server = subprocess.Popen([sys.executable, '-m', 'kd_capacity.study', 'serve', str(listening.fileno()), str(os.getpid()), *also], pass_fds=[listening.fileno()],
                                   stdout=out, stderr=subprocess.STDOUT, env=env)
     try: yield {**env, 'KD_KERNELS': str(folder/'kernels'), 'JUPYTER_PATH': os.pathsep.join(filter(None, [str(root()/'workflow'), env.get('JUPYTER_PATH')]))}
     finally:
@@ -393,7 +393,7 @@ def main(argv=None):
     "python -m kd_capacity.study {run,plan,progress,select} PROFILE [--jobs N] [--results DIR], or warm COMMAND …, a report's, whose kernels are forked"
     import argparse
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ['serve']: return serve_kernels(int(argv[1]), argv[2:])
+    if argv[:1] == ['serve']: return serve_kernels(int(argv[1]), int(argv[2]), argv[3:])
     if argv[:1] == ['warm']:
         with warm_kernels(dict(os.environ), also=OF_A_REPORT) as env: return subprocess.call(argv[1:], env=env)
     parser = argparse.ArgumentParser(prog='python -m kd_capacity.study', description='The runs of a study.')

@@ -68,3 +68,17 @@ def test_figures_are_shown_as_in_an_ordinary_kernel(tmp_path):
         assert done.wait(60) == 0, done.stdout.read()
     cell = nbformat.read(tmp_path/'n.out.ipynb', 4).cells[0]
     assert ['image/png' in o.get('data', {}) for o in cell.outputs] == [True]
+
+
+def test_the_server_ends_when_its_study_is_killed():
+    psutil = pytest.importorskip('psutil')
+    study = subprocess.Popen([sys.executable, '-m', 'kd_capacity.study', 'warm', 'sleep', '600'])
+    children = lambda: psutil.Process(study.pid).children()
+    for _ in range(600):
+        if len(children()) == 2: break  # the server and what it serves
+        time.sleep(.1)
+    server, sleeper = sorted(children(), key=lambda p: p.name() == 'sleep')
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    sleeper.kill()
+    assert gone(server.pid, within=60)

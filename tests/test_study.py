@@ -8,6 +8,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from made_up import write
+
 from kd_capacity import records, study
 from kd_capacity.config import UserError, profile, study_runs
 
@@ -73,6 +75,18 @@ def test_a_dead_process_does_not_count_as_running(tmp_path):
     for pid, state in ((os.getpid(), 'running (epoch 0)'), (process.pid, 'to do')):
         (folder/'owner.json').write_text(json.dumps({'pid': pid, 'host': platform.node(), 'since': ''}))
         assert study.state_of('demo/x', tmp_path) == state
+
+
+def test_a_finished_study_needs_no_images_to_say_so(tmp_path, monkeypatch):
+    (tmp_path/'profiles').mkdir()
+    (tmp_path/'profiles'/'mine.toml').write_text(TINY.replace('"digits"', '"image_folder"').replace('selection', '# selection'))
+    monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
+    monkeypatch.delenv('KD_IMAGE_FOLDER', raising=False)
+    specs = study_runs('mine')
+    write(specs[1:], tmp_path)
+    assert study.progress('mine', tmp_path) == f'{len(specs) - 1} of {len(specs)} runs done'
+    write(specs[:1], tmp_path)
+    assert study.progress('mine', tmp_path) == f'{len(specs)} of {len(specs)} runs done'
 
 
 def test_make_plan_and_a_bad_profile():
