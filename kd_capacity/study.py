@@ -288,6 +288,7 @@ def _become_kernel(client):
     threading.Thread(target=lambda: (client.recv(1), os._exit(1)), daemon=True).start()
     IPKernelApp.launch_instance(argv=['-f', request['file'], f'--IPKernelApp.exec_lines={_inline_figures}'])
 
+# %% ../nbs/11_study.ipynb #e5044ea4
 def serve_kernels(fd,       # of a listening socket
                   parent,   # process that started this one
                   also=()): # modules to import beside those of every run
