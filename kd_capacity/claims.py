@@ -144,6 +144,8 @@ def miniature(e): # Evidence
     short += [f'{n} epochs'] if pd.notna(n) and n < EPOCHS else []
     return ', '.join(['CIFAR-10', *short]) if short else ''
 
+def _smaller(where): return where.startswith('CIFAR-10')  # of `miniature`: the paper's images, on less than its networks or epochs
+
 # %% ../nbs/13_claims.ipynb #7cfeed7e
 _shared = 'profile data data_sha256 width protocol'.split()
 _settings = 'alpha temperature beta clipping epochs teacher_run'.split() + _shared
@@ -552,7 +554,7 @@ def _cost(parts, n, e):
 def to_decide(parts, overall, e):
     "In words: the seeds and GPU-hours that would decide an inconclusive claim."
     if overall != 'inconclusive': return ''
-    if where := miniature(e): return f'runs {"at full size" if where.startswith("CIFAR-10") else "on CIFAR-10"}: make study PROFILE=paper-v2'
+    if where := miniature(e): return f'runs {"at full size" if _smaller(where) else "on CIFAR-10"}: make study PROFILE=paper-v2'
     if any(p.contrast.why == _by_validation for p in parts): return 'runs selected by validation: make study PROFILE=paper-v2'
     absent = list(dict.fromkeys(p.contrast.why for p in parts if p.contrast.why.startswith(e.missing)))
     if absent: return f'what is {absent[0]}' + (f'; and {len(absent) - 1} more' if len(absent) > 1 else '')
@@ -569,7 +571,7 @@ def _row(claim, e):
     found, part = verdict(parts)
     foreign = miniature(e)
     low, high = part.contrast.interval() if not part.contrast.why else (math.nan, math.nan)
-    notes = [f'These runs learn {foreign}, not CIFAR-10{" at width 64 for 100 epochs" if foreign.startswith("CIFAR-10") else ""}: they show how a claim is judged and decide none.'] if foreign else []
+    notes = [f'These runs learn {foreign}, not CIFAR-10{f" at width {WIDTH} for {EPOCHS} epochs" if _smaller(foreign) else ""}: they show how a claim is judged and decide none.'] if foreign else []
     notes += [part.contrast.why + '.'] if part.contrast.why else []
     caveats = notes + [said for said in (c(e) for c in claim.caveats) if said and e.keys('student')] + list(e.notes)
     return {'claim': claim.id, 'wording': claim.wording, 'verdict': 'inconclusive' if foreign else found, 'elsewhere': f'{found} on {foreign}' if foreign else '',
@@ -621,7 +623,7 @@ def answer(row # of `ledger`
     "One sentence that says no more than the verdict: what was decided, by which quantity, from how many runs."
     found, _, images = row.elsewhere.partition(' on ') if row.elsewhere else (row.verdict, '', '')
     said = _said_otherwise.get((row.claim, found), _answers[found])
-    if images: said = f'Not decided for {"the full size" if images.startswith("CIFAR-10") else "CIFAR-10"}; on {images}, {said[0].lower()}{said[1:]}'
+    if images: said = f'Not decided for {"the full size" if _smaller(images) else "CIFAR-10"}; on {images}, {said[0].lower()}{said[1:]}'
     if not row.n: return f'{said}: nothing to judge it by'
     size = f'{_signed(row.estimate)} {row.unit}' if pd.notna(row.estimate) else 'no estimate'
     interval = f' [{_signed(row.ci_low)}, {_signed(row.ci_high)}]' if pd.notna(row.ci_low) else ', no interval'
