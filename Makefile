@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 RESULTS := $(or $(KD_RESULTS),results)
 LIBRARY := $(wildcard kd_capacity/*.py)
-CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/*.ipynb))
+CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/index.ipynb nbs/*/[0-9]*.ipynb))
 REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
 READY := .venv/.ready
 

@@ -17,7 +17,7 @@ def copy_repository(to, chapters=True):
     "What the website is made of, in a folder of its own; without chapters, these are a title each."
     for name in ('nbs', 'theme', 'kd_capacity'): shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     shutil.copy(ROOT/'_quarto.yml', to)
-    for path in [] if chapters else (to/'nbs').glob('[0-9]*.ipynb'): path.write_text(notebook(f'# {path.stem[3:]}'))
+    for path in [] if chapters else (to/'nbs').glob('*/[0-9]*.ipynb'): path.write_text(notebook(f'# {path.stem[3:]}'))
     return to
 
 

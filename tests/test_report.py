@@ -62,7 +62,7 @@ def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
     root = copy_repository(tmp_path)
     report.pages(root)
     staged = [root/'index.ipynb', *(root/'pages').glob('*.ipynb')]
-    assert len(staged) == len(list((root/'nbs').glob('*.ipynb'))) + len(list((root/'nbs'/'report').glob('*.ipynb')))
+    assert len(staged) == 1 + len(list((root/'nbs').glob('*/[0-9]*.ipynb'))) + len(list((root/'nbs'/'report').glob('*.ipynb')))
     import nbformat
     for path in staged:
         nb = nbformat.read(path, 4)
@@ -92,7 +92,7 @@ def test_unbuilt_report_says_how_to_build_it(tmp_path):
 
 def small(root, source, built=None):
     "A repository of a front page and one chapter."
-    for path, text in (('nbs/index.ipynb', notebook('# front\n\n> one line')), ('nbs/00_config.ipynb', source), ('_build/nbs/00_config.ipynb', built)):
+    for path, text in (('nbs/index.ipynb', notebook('# front\n\n> one line')), ('nbs/method/00_config.ipynb', source), ('_build/nbs/method/00_config.ipynb', built)):
         if text: (root/path).parent.mkdir(parents=True, exist_ok=True); (root/path).write_text(text)
     return root
 
@@ -101,7 +101,7 @@ def test_executed_chapter_is_used_until_it_is_changed(tmp_path):
     said = {'output_type': 'stream', 'name': 'stdout', 'text': ['said\n']}
     root = small(tmp_path, notebook('# config', 'x = 1'), notebook('# config', 'x = 1', outputs=[said]))
     assert report.pages(root) == ['index.ipynb'] and 'said' in (root/'pages'/'00_config.ipynb').read_text()
-    (root/'nbs'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
+    (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
     assert report.pages(root) == ['index.ipynb', 'pages/00_config.ipynb']
     assert 'said' not in (root/'pages'/'00_config.ipynb').read_text()
 
@@ -122,7 +122,7 @@ def test_outputs_that_are_no_reading_are_left_out(tmp_path):
 def test_page_of_a_removed_notebook_goes(tmp_path):
     root = small(tmp_path, notebook('# config'))
     report.pages(root)
-    (root/'nbs'/'00_config.ipynb').rename(root/'nbs'/'01_config.ipynb')
+    (root/'nbs'/'method'/'00_config.ipynb').rename(root/'nbs'/'method'/'01_config.ipynb')
     report.pages(root)
     assert [p.name for p in (root/'pages').iterdir()] == ['01_config.ipynb']
 
@@ -431,7 +431,7 @@ def test_front_page_answers_beside_what_the_paper_says(full):
 
 
 def test_front_page_lists_every_chapter(full):
-    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))]
+    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in [ROOT/s for s, _ in report.sources(ROOT).values() if s.parent.name not in ('nbs', 'report')]]
 
 
 def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The kernel of a study's notebooks: asks the study's server for one that has its imports done, and lives as long as it does.
 
-Jupyter starts this in place of ipykernel while a study runs (JUPYTER_PATH leads here); see nbs/11_study.ipynb, "Warm kernels".
+Jupyter starts this in place of ipykernel while a study runs (JUPYTER_PATH leads here); see nbs/study/06_study.ipynb, "Warm kernels".
 """
 import json
 import os
