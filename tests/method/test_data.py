@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from PIL import Image
 
 from kd_capacity import data
@@ -20,7 +21,7 @@ from kd_capacity.config import UserError
 from kd_capacity.data import (augmentation, batches, crop_flip, epoch_order, image_folder, load, make_dataset, normalize,
                               plain_batches, split)
 
-JPEGS = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'cifar10-jpeg.tar.xz'
+JPEGS = SHARED / 'data' / 'cifar10-jpeg.tar.xz'
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
 

@@ -104,7 +104,7 @@ def test_every_value_of_a_record_is_shown(results, tmp_path):
 
 
 def test_an_imported_run_says_so(tmp_path):
-    from test_authors import archive, members
+    from archives import archive, members
     runs = records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
     made, _, left_out = run_pages.build(['authors'], tmp_path/'results', tmp_path/'pages')
     assert (len(made), left_out) == (16, [])
@@ -281,7 +281,7 @@ def test_without_script_all_rows_are_there_and_no_dead_field(results):
 
 
 def test_a_long_name_fits_a_phone(tmp_path, browser):
-    from test_authors import archive, members
+    from archives import archive, members
     runs = records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
     run_pages.build(['authors'], tmp_path/'results', tmp_path/'runs')
     page = browser.new_page(viewport={'width': 390, 'height': 900})

@@ -278,7 +278,7 @@ def test_statistics_without_runs_say_so(empty):
 
 def test_authors_runs_make_the_whole_report(tmp_path):
     "On a made-up archive in the authors' format: both pages, and a label on every page."
-    from test_authors import archive, members
+    from archives import archive, members
     root = copy_repository(tmp_path/'site', chapters=False)
     records.import_authors(archive(tmp_path/'small.zip', members()), tmp_path/'results')
     execute(root, profiles='authors', results=str(tmp_path/'results'))
