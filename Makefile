@@ -23,7 +23,7 @@ READY := .venv/.ready
 demo: $(READY)
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
 	@$(MAKE) --no-print-directory report PROFILE="$(SHOWN)" JOBS=$(JOBS)
-	@python -m kd_capacity.report headline demo
+	@python -m kd_capacity.site_build headline demo
 
 study: $(READY)
 	@python -m kd_capacity.study run $(PROFILE) --jobs $(JOBS)
@@ -98,9 +98,9 @@ _build/runs/.made: FORCE
 	@python -m kd_capacity.run_pages $(PROFILE) --results "$(RESULTS)" --into $(@D)
 
 _site/index.html: _build/runs/.made $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
-	@python -m kd_capacity.report site
+	@python -m kd_capacity.site_build site
 	@touch $@
 
 # --- the README's picture: the front page of the site as it is
 picture: $(READY)
-	@python -m kd_capacity.report picture
+	@python -m kd_capacity.site_build picture

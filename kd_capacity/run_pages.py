@@ -14,7 +14,7 @@ from html import escape
 from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
-from . import config, records, report
+from . import config, records, site_build
 from .config import RunSpec, UserError, atomic, papermill_command, results_dir, root
 
 # %% ../nbs/site/02_run_pages.ipynb #b9e8749a
@@ -108,7 +108,7 @@ def curves(folder,       # of the run
            max_norm=1.): # threshold of the clip
     "The history as a <figure>, or a sentence where there is none."
     import matplotlib.pyplot as plt, pandas as pd  # only where something is made
-    from kd_capacity import figures, page
+    from kd_capacity import figures, show
     path = folder/'history.csv'
     if not path.exists(): return '<p>No history was recorded.</p>'
     fig, axes = plt.subplots(1, 3, figsize=(12.4, 3))
@@ -122,7 +122,7 @@ def curves(folder,       # of the run
         last = history.iloc[-1]
         known = {k: last[f'{k}_accuracy'] for k in ('train', 'validation', 'test') if pd.notna(last.get(f'{k}_accuracy'))}
         said = f'After {last.epoch:.0f} epochs: loss {last.loss_total:.3g}' + ''.join(f', {k} accuracy {100*v:.2f} %' for k, v in known.items()) + '.'
-        drawn = page.svg(fig, f'Training loss, accuracy in percent and largest gradient norm before clipping, over the epochs. {said}')
+        drawn = show.svg(fig, f'Training loss, accuracy in percent and largest gradient norm before clipping, over the epochs. {said}')
     except (ValueError, KeyError, TypeError) as e: return f'<p>The history cannot be drawn: {escape(f"{e!s:.200}")}.</p>'
     finally: plt.close(fig)
     return (f'<figure class="plot"><div class="scroll" tabindex="0" role="region" aria-label="Curves">{drawn}</div>'
@@ -152,15 +152,15 @@ def harmless(html):
 # %% ../nbs/site/02_run_pages.ipynb #f0718fcc
 @cache
 def _exporter():
-    return report._exporter()
+    return site_build._exporter()
 
 def notebook(folder): # of the run
     "run.ipynb as HTML that opens on demand, or a sentence where there is none."
     path = folder/'run.ipynb'
     if not path.exists(): return '<p>It is not beside the record: it is no part of what is committed or imported.</p>'
     try:
-        staged = report.page_of(json.loads(path.read_text(encoding='utf-8')), 'nbs/experiments/run.ipynb', 'run.ipynb', {})
-        html = _exporter().from_notebook_node(report._for_nbconvert(staged)[2])[0]
+        staged = site_build.page_of(json.loads(path.read_text(encoding='utf-8')), 'nbs/experiments/run.ipynb', 'run.ipynb', {})
+        html = _exporter().from_notebook_node(site_build._for_nbconvert(staged)[2])[0]
     except Exception as e: return f'<p>It cannot be read: {escape(f"{type(e).__name__}: {e!s:.200}")}.</p>'  # a notebook may be broken in any way
     return f'<details><summary>Open it: its code, and what that showed</summary>{harmless(html)}</details>'
 
@@ -193,13 +193,13 @@ def _make(job):
 
 # %% ../nbs/site/02_run_pages.ipynb #8aefd164
 MADE = '.made'
-_code = 'run_pages', 'report', 'page', 'figures', 'config', 'records'  # what a page is made with
+_code = 'run_pages', 'site_build', 'show', 'figures', 'config', 'records'  # what a page is made with
 
 def _told(*texts): return hashlib.sha256(b''.join(hashlib.sha256(t).digest() for t in texts)).hexdigest()
 def _bytes(path): return path.read_bytes() if path.exists() else b''
 
 def _surroundings():
-    paths = [root()/'kd_capacity'/f'{n}.py' for n in _code] + [root()/'theme'/n for n in ('run.html', *report.STYLES)]
+    paths = [root()/'kd_capacity'/f'{n}.py' for n in _code] + [root()/'theme'/n for n in ('run.html', *site_build.STYLES)]
     return _told(*map(_bytes, paths + sorted(config.profile_dir().glob('*.toml'))))
 
 def _jobs(found, into):
@@ -241,7 +241,7 @@ def build(names,        # profiles, or 'authors'
     gone = [r for r in old if r not in found]
     if not (todo or gone or not (into/MADE).exists()): return [], [], left_out
     _write_made(into, {**old, **dict.fromkeys((j[0] for j in todo), '')})  # so that a build that is stopped knows its pages
-    with atomic(into/'style.css') as t: t.write_text(report.stylesheet(root()), encoding='utf-8')
+    with atomic(into/'style.css') as t: t.write_text(site_build.stylesheet(root()), encoding='utf-8')
     for run_id in gone: _remove(run_id, into)
     if processes > 1 and len(todo) > 12:
         with ProcessPoolExecutor(processes, get_context('spawn')) as pool: made = list(pool.map(_make, todo, chunksize=4))

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from made_up import write
 
-from kd_capacity import config, report, run_pages, study
+from kd_capacity import config, site_build, run_pages, study
 
 HOSTILE = '<script>alert("x")</script> [x](javascript:alert(1)) {{< include /etc/passwd >}} $x$'
 REPORTS = 'analysis', 'reproduced', 'explorer', 'statistics', 'training', 'fidelity', 'cost', 'runs', 'reproduce'
@@ -42,8 +42,8 @@ def execute(into, *names, **parameters):
 def make_site(root):
     "The website by nbconvert, whether Quarto is here or not."
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(report.shutil, 'which', lambda name: None)
-        front, made_by = report.site(root)
+        m.setattr(site_build.shutil, 'which', lambda name: None)
+        front, made_by = site_build.site(root)
     assert made_by == 'nbconvert' and front == root/'_site'/'index.html'
     return root/'_site'
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 from made_up import write
 from sites import HOSTILE, copy_repository, execute, make_site, notebook
 
-from kd_capacity import claims, config, records, report, run_pages, statistics
+from kd_capacity import claims, config, records, site_build, run_pages, statistics
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def drawn(page):
 
 def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
     root = copy_repository(tmp_path)
-    report.pages(root)
+    site_build.pages(root)
     staged = [root/'index.ipynb', *(root/'pages').glob('*.ipynb')]
     assert len(staged) == 1 + len(list((root/'nbs').glob('*/[0-9]*.ipynb'))) + len(list((root/'nbs'/'report').glob('*.ipynb')))
     import nbformat
@@ -77,8 +77,8 @@ def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
 
 def test_hidden_cells_are_left_out(tmp_path):
     root = copy_repository(tmp_path)
-    report.pages(root)
-    for page, (source, _) in report.sources(root).items():
+    site_build.pages(root)
+    for page, (source, _) in site_build.sources(root).items():
         hidden = [''.join(c['source']) for c in json.loads((root/source).read_text())['cells'] if re.search(r'^#\|\s*hide\s*$', ''.join(c['source']), re.M)]
         staged = (root/page).read_text()
         for code in hidden: assert json.dumps(code.split('\n', 1)[1]) not in staged
@@ -86,7 +86,7 @@ def test_hidden_cells_are_left_out(tmp_path):
 
 def test_unbuilt_report_says_how_to_build_it(tmp_path):
     root = copy_repository(tmp_path)
-    assert 'pages/analysis.ipynb' in report.pages(root)
+    assert 'pages/analysis.ipynb' in site_build.pages(root)
     assert '`make report`' in (root/'pages'/'analysis.ipynb').read_text()
 
 
@@ -100,9 +100,9 @@ def small(root, source, built=None):
 def test_executed_chapter_is_used_until_it_is_changed(tmp_path):
     said = {'output_type': 'stream', 'name': 'stdout', 'text': ['said\n']}
     root = small(tmp_path, notebook('# config', 'x = 1'), notebook('# config', 'x = 1', outputs=[said]))
-    assert report.pages(root) == ['index.ipynb'] and 'said' in (root/'pages'/'00_config.ipynb').read_text()
+    assert site_build.pages(root) == ['index.ipynb'] and 'said' in (root/'pages'/'00_config.ipynb').read_text()
     (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
-    assert report.pages(root) == ['index.ipynb', 'pages/00_config.ipynb']
+    assert site_build.pages(root) == ['index.ipynb', 'pages/00_config.ipynb']
     assert 'said' not in (root/'pages'/'00_config.ipynb').read_text()
 
 
@@ -113,7 +113,7 @@ def test_outputs_that_are_no_reading_are_left_out(tmp_path):
     leftover = {'output_type': 'execute_result', 'metadata': {}, 'execution_count': 1, 'data': {'text/plain': '<Axes: >'}}
     image = {'output_type': 'display_data', 'metadata': {'image/png': {'width': 10, 'height': 5}}, 'data': {'image/png': 'aGk=', 'text/plain': '<Figure>'}}
     root = small(tmp_path, notebook('# config', '#| fig-alt: A picture\nplot()'), notebook('# config', '#| fig-alt: A picture\nplot()', outputs=[widget, script, progress, leftover, image]))
-    report.pages(root)
+    site_build.pages(root)
     cell = json.loads((root/'pages'/'00_config.ipynb').read_text())['cells'][-1]
     assert [o['output_type'] for o in cell['outputs']] == ['display_data']
     assert cell['outputs'][0]['metadata'] == {'image/png': {'width': 10, 'height': 5, 'alt': 'A picture'}}
@@ -121,19 +121,19 @@ def test_outputs_that_are_no_reading_are_left_out(tmp_path):
 
 def test_page_of_a_removed_notebook_goes(tmp_path):
     root = small(tmp_path, notebook('# config'))
-    report.pages(root)
+    site_build.pages(root)
     (root/'nbs'/'method'/'00_config.ipynb').rename(root/'nbs'/'method'/'01_config.ipynb')
-    report.pages(root)
+    site_build.pages(root)
     assert [p.name for p in (root/'pages').iterdir()] == ['01_config.ipynb']
 
 
 def test_pages_need_a_bare_python(tmp_path):
     root = copy_repository(tmp_path)
-    done = subprocess.run([sys.executable, '-S', '-m', 'kd_capacity.report', 'pages'], cwd=root, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, '-S', '-m', 'kd_capacity.site_build', 'pages'], cwd=root, capture_output=True, text=True,
                           env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
     assert done.returncode == 0, done.stderr
     assert 'pages staged' in done.stdout and (root/'index.ipynb').exists()
-    for name in ('report', '__init__'): ast.parse((ROOT/'kd_capacity'/f'{name}.py').read_text(), feature_version=(3, 9))
+    for name in ('site_build', '__init__'): ast.parse((ROOT/'kd_capacity'/f'{name}.py').read_text(), feature_version=(3, 9))
 
 
 # --- _quarto.yml
@@ -143,12 +143,12 @@ def test_quarto_renders_the_staged_pages_alone():
     said = yaml.safe_load((ROOT/'_quarto.yml').read_text())
     project = said['project']
     assert (project['type'], project['output-dir'], project['render']) == ('website', '_site', ['index.ipynb', 'pages/*.ipynb'])
-    assert project['pre-render'] == 'python3 -m kd_capacity.report pages' and said['execute']['enabled'] is False
+    assert project['pre-render'] == 'python3 -m kd_capacity.site_build pages' and said['execute']['enabled'] is False
 
 
 def test_navigation_is_complete():
-    listed = [page for _, entries in report.navigation(ROOT) for page, _ in entries]
-    assert sorted(listed) == sorted(report.sources(ROOT)) and len(set(listed)) == len(listed)
+    listed = [page for _, entries in site_build.navigation(ROOT) for page, _ in entries]
+    assert sorted(listed) == sorted(site_build.sources(ROOT)) and len(set(listed)) == len(listed)
 
 
 def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
@@ -157,10 +157,10 @@ def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
     fake.write_text('#!/bin/sh\necho "quarto $@ in $PWD"\nexit ${QUARTO_STATUS:-0}\n')
     fake.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
-    assert report.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
+    assert site_build.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
     assert capfd.readouterr().out == f'quarto render in {tmp_path}\n'
     monkeypatch.setenv('QUARTO_STATUS', '1')
-    with pytest.raises(SystemExit, match='quarto render failed'): report.site(tmp_path)
+    with pytest.raises(SystemExit, match='quarto render failed'): site_build.site(tmp_path)
 
 
 # --- the website that nbconvert makes
@@ -170,7 +170,7 @@ def test_no_broken_link_and_no_foreign_script(site, request):
     site = request.getfixturevalue(site)
     pages = {p.resolve(): soup(p) for p in [*pages_of(site), *(site/'runs').rglob('*.html')]}
     places = {path: {e['id'] for e in page.select('[id]')} for path, page in pages.items()}
-    assert len(pages_of(site)) == len(report.sources(ROOT))
+    assert len(pages_of(site)) == len(site_build.sources(ROOT))
     for path, page in pages.items():
         for tag, at in (('a', 'href'), ('link', 'href'), ('img', 'src'), ('script', 'src')):
             for found in page.select(f'{tag}[{at}]'):
@@ -188,7 +188,7 @@ def test_no_broken_link_and_no_foreign_script(site, request):
 
 def test_every_page_names_all_pages(full):
     titles = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
-    assert titles[:2] == ['Front page', 'Results'] and len(titles) == len(report.sources(ROOT))
+    assert titles[:2] == ['Front page', 'Results'] and len(titles) == len(site_build.sources(ROOT))
     for path in pages_of(full):
         page = soup(path)
         assert [a.get_text() for a in page.select('nav.pages a')] == titles
@@ -402,23 +402,23 @@ def test_run_pages_are_staged_for_quarto_and_copied_by_nbconvert(tmp_path):
     made = root/'_build'/'runs'/'demo'/'s0'/'index.html'
     made.parent.mkdir(parents=True)
     made.write_text('a run')
-    report.pages(root)
+    site_build.pages(root)
     assert (root/'runs'/'demo'/'s0'/'index.html').read_text() == 'a run'
     assert yaml.safe_load((ROOT/'_quarto.yml').read_text())['project']['resources'] == ['/runs/**/*.html', '/runs/**/*.json', '/runs/*.css']
     assert '/runs/' in (ROOT/'.gitignore').read_text().split('\n')
     shutil.rmtree(made.parent)
-    report.pages(root)
+    site_build.pages(root)
     assert not (root/'runs'/'demo'/'s0').exists()
     shutil.rmtree(root/'runs')
     (root/'runs').mkdir()
     (root/'runs'/'mine.txt').write_text('mine')
-    with pytest.raises(SystemExit, match='was not made by make report'): report.pages(root)
+    with pytest.raises(SystemExit, match='was not made by make report'): site_build.pages(root)
     assert (root/'runs'/'mine.txt').exists()
 
 
 def test_make_report_makes_the_run_pages_before_the_site():
     said = subprocess.run(['make', '-n', '-o', '.venv/.ready', '_site/index.html', 'PROFILE=demo fast'], cwd=ROOT, capture_output=True, text=True).stdout
-    assert 0 < said.index('kd_capacity.run_pages demo fast --results') < said.index('kd_capacity.report site')
+    assert 0 < said.index('kd_capacity.run_pages demo fast --results') < said.index('kd_capacity.site_build site')
 
 
 def test_front_page_answers_beside_what_the_paper_says(full):
@@ -431,22 +431,22 @@ def test_front_page_answers_beside_what_the_paper_says(full):
 
 
 def test_front_page_lists_every_chapter(full):
-    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in [ROOT/s for s, _ in report.sources(ROOT).values() if s.parent.name not in ('nbs', 'report')]]
+    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in [ROOT/s for s, _ in site_build.sources(ROOT).values() if s.parent.name not in ('nbs', 'report')]]
 
 
 def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):
     root = copy_repository(tmp_path)
     (root/'_site').mkdir()
     (root/'_site'/'index.html').write_text('old')
-    monkeypatch.setattr(report.shutil, 'which', lambda name: None)
-    monkeypatch.setattr(report, '_parts', lambda *a: 1/0)
-    with pytest.raises(ZeroDivisionError): report.site(root)
+    monkeypatch.setattr(site_build.shutil, 'which', lambda name: None)
+    monkeypatch.setattr(site_build, '_parts', lambda *a: 1/0)
+    with pytest.raises(ZeroDivisionError): site_build.site(root)
     assert (root/'_site'/'index.html').read_text() == 'old' and [p.name for p in (root/'_build').iterdir()] == []
 
 
 def test_command_line(capsys):
-    report.main(['headline', 'demo', 'fast'])
+    site_build.main(['headline', 'demo', 'fast'])
     assert '0 of 3' in capsys.readouterr().out
     for argv in (['nothing'], ['headline']):
-        with pytest.raises(SystemExit) as e: report.main(argv)
+        with pytest.raises(SystemExit) as e: site_build.main(argv)
         assert e.value.code == 2

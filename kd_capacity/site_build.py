@@ -385,9 +385,9 @@ def _headline(profiles, results):
     print('\n\n'.join(headline(p, results) for p in profiles))
 
 def main(argv=None):
-    "python -m kd_capacity.report {pages,site,picture,headline}"
+    "python -m kd_capacity.site_build {pages,site,picture,headline}"
     import argparse
-    parser = argparse.ArgumentParser(prog='python -m kd_capacity.report', description='The website and the headline table.')
+    parser = argparse.ArgumentParser(prog='python -m kd_capacity.site_build', description='The website and the headline table.')
     what = parser.add_subparsers(dest='what', required=True)
     what.add_parser('pages', help='stage index.ipynb and pages/')
     what.add_parser('site', help='make _site/')
