@@ -37,3 +37,32 @@ def test_a_notebook_is_committed_clean(path):
 def test_templates_have_their_parameters_cell(path):
     assert sum('parameters' in c['metadata'].get('tags', []) for c in json.loads(path.read_text())['cells']) == 1
     assert (path.parent/'.notest').exists()
+
+
+# Notebooks with lines of code over 100 columns, or cells of more than 30 lines: lists that only shrink.
+WIDE = set("""
+    00_statistics 05_claims 07_tables 09_figures index 01_data 02_models 03_losses 04_clipping
+    05_fidelity 06_checkpoint 07_teacher_cache 08_engine 09_config 14_training analysis benchmark cost
+    fidelity reproduce reproduced runs statistics training 00_show 01_explorer 02_run_pages
+    04_site_build 01_records 06_study 07_benchmark
+    """.split())
+TALL = set("""00_statistics 05_claims 07_tables student 09_config 14_training 02_run_pages
+    04_site_build 06_study 07_benchmark""".split())
+
+
+def lines_of_code(path):
+    "For each code cell of a notebook, its lines."
+    cells = json.loads(path.read_text())['cells']
+    return [''.join(c['source']).splitlines() for c in cells if c['cell_type'] == 'code']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_code_fits_into_100_columns(path):
+    wide = [line for cell in lines_of_code(path) for line in cell if len(line) > 100]
+    assert not wide or path.stem in WIDE
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_a_cell_has_30_lines_at_most(path):
+    tall = [cell[0] for cell in lines_of_code(path) if len(cell) > (40 if path.stem in TALL else 30)]
+    assert not tall

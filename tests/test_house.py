@@ -1,0 +1,167 @@
+"""The house: parts and chapters import what comes before them, and a name is defined once."""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from conftest import ROOT
+
+PARTS = 'method', 'study', 'evidence', 'site'
+
+# What is not in order yet. These lists only shrink, and are empty in the end.
+LATER = {
+    'benchmark': ['figures'], 'checkpoint': ['config'], 'clipping': ['config'], 'data': ['config'],
+    'engine': ['config'], 'fidelity': ['config'], 'losses': ['config'], 'models': ['config'],
+    'run_pages': ['report'], 'study': ['figures'], 'teacher_table': ['config'],
+    'training': ['records'],
+}  # chapter: later chapters that it imports
+BARE = {
+    'data': 3, 'training': 1, 'records': 6, 'study': 9, 'benchmark': 3, 'statistics': 3, 'claims': 2,
+    'tables': 3, 'explorer': 1, 'run_pages': 7, 'report': 11,
+}  # module: imports inside functions that no comment explains
+TWICE = set("""
+    COLUMNS Cell ENGINES EPOCHS METRICS STAGES STEMS _accuracy _arch _cell _chosen _code _control
+    _difference _exporter _fidelity _fidelity_row _gain _key _known _listed _moderation _norms
+    _number _numbers _of _p _pair _pairs _parameters _printed _row _rows _said _settings _shared
+    _spec _stages _surroundings _take _text accuracy agreement arithmetic cells command contrast
+    curves digits disagreements equivalence evidence fold gradient_norms load main moderation
+    published reliability shown spread table
+    """.split())  # names that two modules define
+UNTIDY = {
+    'config', 'data', 'models', 'losses', 'clipping', 'fidelity', 'checkpoint', 'teacher_table',
+    'engine', 'training', 'records', 'study', 'benchmark', 'statistics', 'claims', 'tables',
+    'figures', 'page', 'explorer', 'run_pages', 'report',
+}  # modules with lines over 100 columns, or other findings of ruff
+
+
+class Chapter(NamedTuple):
+    "An exported notebook: its place in the reading order and its module."
+    part: int
+    number: int
+    module: str
+    path: Path
+
+
+def sources(path):
+    "The code cells of a notebook, as text."
+    cells = json.loads(path.read_text())['cells']
+    return [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+
+
+def chapters():
+    "Every notebook that exports a module, in reading order."
+    found = []
+    for path in (ROOT/'nbs').rglob('*.ipynb'):
+        exported = re.findall(r'(?m)^#\| *default_exp +(\w+)', '\n'.join(sources(path)))
+        if not exported or '.ipynb_checkpoints' in path.parts: continue
+        number = re.match(r'(\d\d)_', path.name)
+        assert path.parent.name in PARTS and number, f'{path} is in no part of the house'
+        found.append(Chapter(PARTS.index(path.parent.name), int(number[1]), exported[0], path))
+    return sorted(found)
+
+
+CHAPTERS = chapters()
+PLACE = {c.module: (c.part, c.number) for c in CHAPTERS}
+
+
+def tree(module): return ast.parse((ROOT/'kd_capacity'/f'{module}.py').read_text())
+
+
+def imported(node):
+    "Modules of the package that an import statement names."
+    if isinstance(node, ast.Import):
+        return {a.name.split('.')[1] for a in node.names if a.name.startswith('kd_capacity.')}
+    if not isinstance(node, ast.ImportFrom): return set()
+    if node.module in (None, 'kd_capacity'): return {a.name for a in node.names} & PLACE.keys()
+    inside = node.level or node.module.startswith('kd_capacity.')
+    return {node.module.removeprefix('kd_capacity.').split('.')[0]} if inside else set()
+
+
+def by_name(node):
+    "Modules of the package that a call such as `import_module('kd_capacity.data')` asks for."
+    if not isinstance(node, ast.Call): return set()
+    if 'import_module' not in ast.unparse(node.func): return set()
+    return set(re.findall(r'kd_capacity\.(\w+)', ast.unparse(node))) or {'a module by name'}
+
+
+def test_every_module_is_one_chapter():
+    modules = [c.module for c in CHAPTERS]
+    assert len(set(modules)) == len(modules)
+    assert set(modules) == {p.stem for p in (ROOT/'kd_capacity').glob('[a-z]*.py')}
+    assert len({(c.part, c.number) for c in CHAPTERS}) == len(CHAPTERS), 'two chapters of one number'
+
+
+@pytest.mark.parametrize('chapter', CHAPTERS, ids=lambda c: c.module)
+def test_a_chapter_imports_only_chapters_before_it(chapter):
+    place = PLACE[chapter.module]
+    needs = set().union(*(imported(n) for n in ast.walk(tree(chapter.module))))
+    later = {m for m in needs if PLACE[m] >= place}
+    assert later <= set(LATER.get(chapter.module, ()))
+
+
+@pytest.mark.parametrize('chapter', CHAPTERS, ids=lambda c: c.module)
+def test_a_chapter_asks_for_no_module_by_name(chapter):
+    "`moved_to` of the first chapter is the one place that does: old names of later modules."
+    asked = set().union(*(by_name(n) for n in ast.walk(tree(chapter.module))))
+    assert not asked or chapter.module in ('basics', 'config', 'study')
+
+
+@pytest.mark.parametrize('chapter', CHAPTERS, ids=lambda c: c.module)
+def test_an_import_inside_a_function_says_why(chapter):
+    lines = (ROOT/'kd_capacity'/f'{chapter.module}.py').read_text().splitlines()
+    functions = [n for n in ast.walk(tree(chapter.module)) if isinstance(n, ast.FunctionDef)]
+    inside = {n.lineno for f in functions for n in ast.walk(f)
+              if isinstance(n, ast.Import | ast.ImportFrom)}
+    bare = [n for n in inside if '#' not in lines[n - 1] and '#' not in lines[n - 2]]
+    assert len(bare) <= BARE.get(chapter.module, 0), [lines[n - 1].strip() for n in sorted(bare)]
+
+
+def defined(module):
+    "Names that a module defines at its top level; what it imports is defined elsewhere."
+    for node in tree(module).body:
+        match node:
+            case ast.FunctionDef() | ast.ClassDef(): yield node.name
+            case ast.Assign() | ast.AnnAssign():
+                for n in ast.walk(node):
+                    if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store): yield n.id
+
+
+def test_no_name_is_defined_in_two_modules():
+    homes = defaultdict(set)
+    for chapter in CHAPTERS:
+        for name in defined(chapter.module):
+            if not name.startswith('__'): homes[name].add(chapter.module)
+    twice = {name: sorted(modules) for name, modules in homes.items() if len(modules) > 1}
+    assert not {name: modules for name, modules in twice.items() if name not in TWICE}
+
+
+def findings(*paths):
+    "What ruff finds at 100 columns, outside the `__all__` that nbdev writes and wraps at 120."
+    wide = 'lint.pycodestyle.max-line-length = 100'
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--config', wide, '--no-cache',
+                           '--output-format', 'json', *paths], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    for finding in json.loads(done.stdout):
+        path, row = Path(finding['filename']), finding['location']['row']
+        exports = next((n for n in ast.parse(path.read_text()).body
+                        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__'), None)
+        if exports and exports.lineno <= row <= exports.end_lineno: continue
+        yield path.stem, f'{path.name}:{row} {finding["code"]} {finding["message"]}'
+
+
+def test_ruff_finds_nothing_in_the_package():
+    assert not [text for module, text in findings('kd_capacity') if module not in UNTIDY]
+
+
+@pytest.mark.parametrize('line', ['x = ' + ' + '.join(['1']*25), 'import os', 'def f(x=[]): return x'])
+def test_ruff_would_find_it(line, tmp_path):
+    shutil.copy(ROOT/'pyproject.toml', tmp_path)
+    (tmp_path/'untidy.py').write_text(f'{line}\n')
+    assert list(findings(tmp_path/'untidy.py'))
