@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_up import baseline, cell, frame, row, student, write
 
-from kd_capacity import config, figures, records, statistics, tables
+from kd_capacity import config, figures, models, records, statistics, tables
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,8 @@ PAIRS = [('resnet50', 'resnet18'), ('resnet34', 'resnet18'), ('resnet50', 'resne
 
 def whole(n=3):
     "Gains of all pairs and methods; the student R34 gains 1 pp, R18 nothing."
-    cells = [cell(baseline(s), np.linspace(.94, .95, n)) for s in ('resnet18', 'resnet34')]
+    cells = [cell(config.run_spec('demo', 'teacher', teacher=t), [.96]) for t in ('resnet50', 'resnet34')]
+    cells += [cell(baseline(s), np.linspace(.94, .95, n)) for s in ('resnet18', 'resnet34')]
     return gains(*cells, *[cell(student(t, s, m), np.linspace(.94, .95, n) + .01*(s == 'resnet34')) for t, s in PAIRS for m in ('logit', 'feature')])
 
 
@@ -34,7 +35,8 @@ def marks(ax, shape): return [l for l in ax.lines if l.get_marker() == shape]
 
 def test_pairs_stand_in_the_order_of_the_gap():
     ax = figures.gain_against_gap(whole())
-    assert [t.get_text() for t in ax.get_xticklabels()] == ['R50 → R34\n1.11 ×', 'R34 → R18\n1.90 ×', 'R50 → R18\n2.10 ×']
+    size = {a: models.parameter_count(f'resnet{a}', width=baseline().width) for a in (18, 34, 50)}
+    assert [t.get_text() for t in ax.get_xticklabels()] == [f'R{t} → R{s}\n{size[t]/size[s]:.2f} ×' for t, s in ((50, 34), (34, 18), (50, 18))]
     ours = [(round(l.get_xdata()[0]), l.get_ydata()[0], l.get_color()) for l in marks(ax, 'o')]
     assert sorted(x for x, *_ in ours) == [0, 0, 1, 1, 2, 2]
     assert [y for x, y, _ in ours if x == 0] == pytest.approx([1, 1]) and {c for *_, c in ours} == {figures.BLUE, figures.ORANGE}
@@ -286,7 +288,7 @@ def test_gain_against_size_joins_the_students_of_a_teacher():
     ax = figures.gain_against_size(statistics.gain_table(runs), statistics.student_sizes(runs))
     joined = [l for l in ax.lines if l.get_marker() == 'o']
     assert len(joined) == 2 and all(len(l.get_xdata()) == 2 for l in joined) and ax.get_xscale() == 'log'
-    assert [t.get_text() for t in ax.get_xticklabels()] == ['R18\n11.2 M', 'R34\n21.3 M']
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['R18\n0.176 M', 'R34\n0.335 M']
     assert names(ax) == ['Logit-KD, R50', 'Feature-KD, R50']
     figures.gain_against_size(statistics.gain_table(frame([])), {})
 
