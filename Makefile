@@ -1,8 +1,4 @@
-# make demo   the whole study in miniature, and its report
-# make test   every test, every library notebook, notebooks and package in step
-# make study PROFILE=paper-v2 JOBS=4      make plan PROFILE=paper-v2 GPU_HOURS=100
-# make report     make report PROFILE="demo fast"     make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip
-# make bench     make lab     make export     make lock     make picture
+# `make` and `make help` print the targets below with what follows their ##.
 
 SHOWN = thin demo
 PROFILE ?= $(if $(filter report,$(MAKECMDGOALS)),$(SHOWN),demo)
@@ -18,27 +14,33 @@ CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/index.ipynb nbs/*/[0-9]*.ipynb)
 REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
 READY := .venv/.ready
 
-.PHONY: demo test study plan bench report picture runs-ours runs-authors lab export lock FORCE
+.PHONY: help demo test study plan bench report picture runs-ours runs-authors lab export hooks lock FORCE
+.DEFAULT_GOAL := help
 
-demo: $(READY)
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Options: PROFILE=a profile in workflow/profiles, JOBS=runs at a time. Each command behind them has --help:'
+	@echo '. .venv/bin/activate, then for instance python -m kd_capacity.study --help'
+
+demo: $(READY) ## the whole study in miniature, and its report, _site/index.html
 	@python -m kd_capacity.study run demo --jobs $(JOBS)
 	@$(MAKE) --no-print-directory report PROFILE="$(SHOWN)" JOBS=$(JOBS)
 	@python -m kd_capacity.site_build headline demo
 
-study: $(READY)
+study: $(READY) ## all runs of a profile: make study PROFILE=paper-v2 JOBS=4
 	@python -m kd_capacity.study run $(PROFILE) --jobs $(JOBS)
 
-plan: $(READY)
+plan: $(READY) ## what a profile would cost, and show: make plan PROFILE=paper-v2 GPU_HOURS=100
 	@python -m kd_capacity.study plan $(PROFILE)
 	@$(if $(GPU_HOURS),echo && python -m kd_capacity.claims plan $(PROFILE) --gpu-hours $(GPU_HOURS) $(if $(TFLOPS),--tflops $(TFLOPS)),:)
 
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
-test: $(READY)
+test: $(READY) ## every test, every library notebook, notebooks and package in step
 	@python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/
-bench: $(READY)
+bench: $(READY) ## the engine measured on this machine beside a plain loop
 	papermill nbs/report/benchmark.ipynb out/benchmark.ipynb --cwd nbs/report -k python3 --no-progress-bar --log-output -p measure True $(BENCH_ARGS)
 
 # --- environment: exactly requirements.lock, then the project itself, editable
@@ -46,22 +48,25 @@ $(READY): requirements.lock pyproject.toml workflow/setup.sh
 	@sh workflow/setup.sh
 	@touch $@
 
-lock:
+lock: ## newest versions of all dependencies, into requirements.lock
 	uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
 
 # --- notebooks
-lab: $(READY)
+lab: $(READY) ## the notebooks in JupyterLab
 	jupyter lab nbs $(LAB_ARGS)
 
-export: $(READY)
+export: $(READY) ## the package from the notebooks, and the notebooks as they are committed
 	nbdev_export
-	@jupyter nbconvert --log-level WARN --clear-output --inplace nbs/*.ipynb nbs/*/*.ipynb
-	nbdev_clean
+	@python -I -S workflow/clean_notebook.py nbs/*.ipynb nbs/*/*.ipynb
+
+hooks: ## saving a notebook in JupyterLab makes no diff of outputs: git filters them (setting up does this too)
+	@git config --local --replace-all include.path ../workflow/gitconfig '^\.\./workflow/gitconfig$$'
+	@echo "git now commits notebooks without outputs and merges them cell by cell (workflow/gitconfig)."
 
 # --- report: what changed is executed again, then Quarto or nbconvert makes the site of it
 EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
 
-report: $(READY) runs-$(RUNS)
+report: $(READY) runs-$(RUNS) ## the site of one or more profiles: make report PROFILE="demo fast", or RUNS=authors AUTHORS_ZIP=…
 	@OMP_NUM_THREADS=$(THREADS) python -m kd_capacity.study warm $(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
 
 # RUNS: ours, or the authors' own, imported from the archive that they publish
@@ -102,5 +107,5 @@ _site/index.html: _build/runs/.made $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcar
 	@touch $@
 
 # --- the README's picture: the front page of the site as it is
-picture: $(READY)
+picture: $(READY) ## the README's picture, from the site as it is
 	@python -m kd_capacity.site_build picture

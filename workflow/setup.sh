@@ -20,3 +20,10 @@ echo "Setting up .venv with $("$python" --version): downloads of about 3 GB the 
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^uv==' requirements.lock)"
 .venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+
+# nbdev's commands that do something else here say so, and git learns how notebooks are committed and merged.
+for command in docs preview proc_nbs sidebar readme contributing install install_quarto requirements prepare install_hooks; do
+    cp workflow/nbdev.sh ".venv/bin/nbdev_$command"
+done
+mkdir -p .venv/etc/jupyter && cp workflow/jupyter_server_config.py .venv/etc/jupyter/
+if [ -e .git ]; then make --no-print-directory hooks > /dev/null; fi
