@@ -1,0 +1,62 @@
+"""What `help` shows: the package, and each parameter with what the notebooks say of it."""
+import importlib
+import inspect
+import subprocess
+import sys
+import time
+
+import pytest
+from fastcore.docments import docments
+
+import kd_capacity
+from conftest import ROOT
+
+MODULES = sorted(p.stem for p in (ROOT/'kd_capacity').glob('[a-z]*.py'))
+
+
+def help_of(name):
+    done = subprocess.run([sys.executable, '-m', 'pydoc', name], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_of_a_function_shows_parameters_with_shapes_and_units():
+    text = help_of('kd_capacity.losses.logit_kd')
+    for name in 'student_logits', 'teacher_logits', 'temperature': assert f'\n    {name}\n' in text
+    assert '(batch, classes)' in text and 'softmax temperature T > 0' in text
+
+
+def test_help_of_the_package_says_what_is_in_it():
+    text = help_of('kd_capacity')
+    for word in '2605.31191', 'method', 'study', 'evidence', 'site', 'help': assert word in text
+
+
+def functions(module):
+    "The functions and methods that a module's own classes define."
+    own = [v for v in vars(module).values() if getattr(v, '__module__', '') == module.__name__]
+    for value in own:
+        if inspect.isfunction(value): yield value
+        if not inspect.isclass(value): continue
+        yield from (v for v in vars(value).values() if inspect.isfunction(v))
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_every_comment_on_a_parameter_is_in_the_docstring(name):
+    "fastcore's docments, which reads the source as a whole, is the judge."
+    module = importlib.import_module(f'kd_capacity.{name}')
+    for function in functions(module):
+        if function.__code__.co_filename != module.__file__ or function.__name__ == '<lambda>': continue
+        for parameter, comment in docments(function, args_kwargs=True).items():
+            if not comment or comment not in inspect.getsource(function): continue  # of a base class
+            assert comment in (function.__doc__ or ''), f'{name}.{function.__qualname__}: {parameter}'
+
+
+def test_docstrings_cost_milliseconds():
+    modules = [importlib.import_module(f'kd_capacity.{name}') for name in MODULES]
+    def seconds():
+        start = time.perf_counter()
+        for module in modules:
+            lines = module.__loader__.get_data(module.__file__).decode().splitlines()
+            for function in kd_capacity._functions(module): kd_capacity._comments(function, lines)
+        return time.perf_counter() - start
+    assert min(seconds() for _ in range(5)) < 0.1
