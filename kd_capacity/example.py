@@ -13,14 +13,14 @@ from . import fidelity, models, records
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a15
 @cache
-def _parameters(arch, width): return models.parameter_count(arch, 10, 'cifar', width)
+def _parameters_of(arch, width): return models.parameter_count(arch, 10, 'cifar', width)
 
 def example_row(spec,      # RunSpec of the run
                 **values): # columns of `records.load_runs`, e.g. test_best
     "A complete run as a row of `records.load_runs`, a dict."
     settings = asdict(spec)
     known = {name: settings.get(name) for name in records.COLUMNS} | {'run_id': spec.run_id}
-    size = _parameters(spec.arch, spec.width)
+    size = _parameters_of(spec.arch, spec.width)
     return {**known, 'status': 'complete', 'data_sha256': 'ab', 'parameters': size, **values}
 
 def example_frame(rows): # of `example_row`
@@ -33,7 +33,7 @@ def example_frame(rows): # of `example_row`
 def example_cell(spec,       # RunSpec; its seed is replaced
                  accuracies, # fractions, of seeds 0, 1, …
                  **values):  # further columns of `example_row`
-    "Rows of one cell: the test accuracies of its seeds, the same at the best epoch and at the last."
+    "Rows of one cell: the test accuracy of each seed, the same at the best epoch and the last."
     return [example_row(replace(spec, seed=seed), test_best=a, test_final=a, **values)
             for seed, a in enumerate(accuracies)]
 
@@ -64,7 +64,7 @@ def _example_record(spec, accuracy, measured, failure):
     return {'run_id': spec.run_id, 'status': 'failed' if failure else 'complete',
             'failure': failure, 'spec': asdict(spec), 'outcome': None if failure else outcome,
             'norms': norms, 'data': {'sha256': 'ab'}, 'fidelity': None if failure else measured,
-            'parameters': _parameters(spec.arch, spec.width), 'seconds': 9.,
+            'parameters': _parameters_of(spec.arch, spec.width), 'seconds': 9.,
             'images_per_second': 1000.,
             'environment': {'device': 'cpu', 'deterministic': True}}
 
