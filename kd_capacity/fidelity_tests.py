@@ -82,7 +82,7 @@ def _fidelity_row(measure, distilled, control, twins, confidence):
             **e._asdict(), 'note': '; '.join(remarks)}
 
 # %% ../nbs/evidence/03_fidelity_tests.ipynb #f71b02d8
-class _Cell(NamedTuple):
+class _FidelityCell(NamedTuple):
     "The runs of a distilled cell and the undistilled ones that it is compared with."
     names: dict          # teacher, student, method
     runs: pd.DataFrame
@@ -90,8 +90,8 @@ class _Cell(NamedTuple):
 
 def _complete(runs): return {'status': 'complete'} if 'status' in runs else {}
 
-def _cells(rows):
-    "A `_Cell` for each pair, method and configuration of the final stage, each seed once."
+def _fidelity_cells(rows):
+    "A `_FidelityCell` for each pair, method and configuration of the final stage, each seed once."
     runs, match_id = rows.runs, rows.baseline_match_id
     keyed = runs.assign(_match=match_id, _configuration=rows.configuration_id)
     undistilled = rows_where(runs, 'final', role='baseline', **_complete(runs))
@@ -102,7 +102,7 @@ def _cells(rows):
         base = baselines.get((student, match_id[i[0]]), i[:0])
         base, i = (one_run_per_seed(rows, positions, []) for positions in (base, i))
         names = {'teacher': teacher, 'student': student, 'method': method}
-        yield _Cell(names, runs.iloc[i], tuple(runs.iloc[base].run_id))
+        yield _FidelityCell(names, runs.iloc[i], tuple(runs.iloc[base].run_id))
 
 # %% ../nbs/evidence/03_fidelity_tests.ipynb #f62352e9
 def fidelity_tests(runs,            # DataFrame of `records.load_runs`
@@ -116,7 +116,7 @@ def fidelity_tests(runs,            # DataFrame of `records.load_runs`
         control = _closeness_table([(teacher, b) for b in baselines], read)
         return control, _closeness_table(combinations(baselines[:twin_seeds], 2), read)
     table = []
-    for cell in _cells(as_rows(runs, 'test_best')):
+    for cell in _fidelity_cells(as_rows(runs, 'test_best')):
         teachers = cell.runs.teacher_run if 'teacher_run' in cell.runs else [None]
         teacher = next(iter(teachers), None)
         control, twins = references(teacher, cell.baselines)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'no_estimate', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLUMNS', 'STUDENTS', 'CLIPPING_COLUMNS',
-           'sample_std', 'Moments', 'moments', 'summary', 'Estimate', 'contrast', 'contrast_of_cells', 'difference',
-           'GainCell', 'Rows', 'as_rows', 'rows_where', 'grouped', 'differing', 'one_run_per_seed', 'accuracy_by_seed',
-           'cells', 'paired', 'Bootstrap', 'bootstrap_gain', 'permutation_p', 'smallest_p', 'adjusted',
-           'hedges_correction', 'hedges_g', 'GainMoments', 'no_interval', 'with_notes', 'notes', 'gain_table',
-           'gain_table_from_summary', 'with_adjusted_intervals', 'moderation', 'moderation_of_cells', 'pooled_cells',
-           'moderation_pooled', 'moderation_regression', 'student_sizes', 'gain_by_size', 'moderation_table',
-           'Equivalence', 'equivalence_from_summary', 'equivalence', 'clipping_equivalence', 'Variant', 'gain_of_cell',
-           'sensitivity', 'residuals_by_cell', 'pooled_std']
+           'finite_fractions', 'sample_std', 'Moments', 'moments', 'summary', 'Estimate', 'contrast',
+           'contrast_of_cells', 'difference', 'GainCell', 'Rows', 'as_rows', 'rows_where', 'grouped', 'differing',
+           'one_run_per_seed', 'accuracy_by_seed', 'cells', 'paired', 'Bootstrap', 'bootstrap_gain', 'permutation_p',
+           'smallest_p', 'adjusted', 'hedges_correction', 'hedges_g', 'GainMoments', 'no_interval', 'with_notes',
+           'notes', 'gain_table', 'gain_table_from_summary', 'with_adjusted_intervals', 'moderation', 'joined_remarks',
+           'moderation_of_cells', 'pooled_cells', 'moderation_pooled', 'moderation_regression', 'student_sizes',
+           'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary', 'equivalence',
+           'clipping_equivalence', 'Variant', 'gain_of_cell', 'sensitivity', 'residuals_by_cell', 'pooled_std']
 
 # %% ../nbs/evidence/00_statistics.ipynb #13e2046e
 import warnings
@@ -30,7 +30,7 @@ METRICS = {'test_best': 'test accuracy at the best epoch',
            'test_final': 'test accuracy after the last epoch',
            'validation_best': 'best validation accuracy'}
 
-def _finite(values):
+def finite_fractions(values):
     "Fractions without the missing ones, as a float array."
     x = pd.Series(values, dtype=float).to_numpy()
     return x[np.isfinite(x)]
@@ -53,7 +53,7 @@ class Moments(NamedTuple):
 
 def moments(values): # accuracies of a cell, fractions
     "Number, mean and standard deviation of the accuracies that exist."
-    x = _finite(values)
+    x = finite_fractions(values)
     return Moments(len(x), 100*x.mean() if len(x) else np.nan, 100*sample_std(x))
 
 def summary(values,           # accuracies of a cell, fractions
@@ -113,14 +113,16 @@ def difference(a,                # accuracies of a cell, fractions
     "Mean of `a` minus mean of `b` in pp, Welch's interval (NaN where there is none), size of `b`."
     d = contrast_of_cells([1, -1], [a, b], confidence)
     return {'gain': d.estimate, 'ci_low': d.ci_low, 'ci_high': d.ci_high,
-            'n_baseline': len(_finite(b))}
+            'n_baseline': len(finite_fractions(b))}
 
 # %% ../nbs/evidence/00_statistics.ipynb #cdb4bb3e
 OF_DISTILLATION = ('alpha', 'temperature', 'beta', 'normalize', 'clipping', 'max_norm',
                    'teacher_run')
 _NAMES = 'stage', 'role', 'teacher', 'student', 'method', 'seed'
-_spec_fields = [f.name for f in fields(RunSpec)]
-OF_ANY_RUN = (*(c for c in _spec_fields if c not in _NAMES + OF_DISTILLATION), 'data_sha256')
+
+def _fields_but(left_out): return [f.name for f in fields(RunSpec) if f.name not in left_out]
+
+OF_ANY_RUN = (*_fields_but(_NAMES + OF_DISTILLATION), 'data_sha256')
 _MAIN = {'stem': 'cifar', 'clipping': 'union'}  # of the method itself; other values are ablations
 
 class GainCell(NamedTuple):
@@ -536,7 +538,8 @@ def moderation(runs,                     # DataFrame of `records.load_runs`
     return moderation_of_cells(*(by_key[key] for key in wanted), pair_seeds, confidence)
 
 # %% ../nbs/evidence/00_statistics.ipynb #24f85ed7
-def _joined(*texts): return '; '.join(t for t in texts if t)
+def joined_remarks(*texts): # empty ones are left out
+    return '; '.join(t for t in texts if t)
 
 def moderation_of_cells(larger,           # `GainCell`
                         smaller,          # `GainCell`
@@ -548,7 +551,7 @@ def moderation_of_cells(larger,           # `GainCell`
                c.remarks + no_interval(len(c.distilled), len(c.baseline), True)]
     if larger.settings != smaller.settings:
         differ = 'the students were trained with different settings'
-        return no_estimate._replace(note=_joined(*remarks, differ))
+        return no_estimate._replace(note=joined_remarks(*remarks, differ))
     if pair_seeds:
         gains = [(c.distilled - c.baseline).dropna() for c in pair]
         e = paired(*gains, confidence)
@@ -556,7 +559,7 @@ def moderation_of_cells(larger,           # `GainCell`
         four = [larger.distilled, larger.baseline, smaller.distilled, smaller.baseline]
         e = contrast_of_cells([1, -1, -1, 1], four, confidence)
         if np.isnan(e.se) and not remarks: remarks = ['no spread: no interval']
-    return e._replace(note=_joined(*remarks, e.note))
+    return e._replace(note=joined_remarks(*remarks, e.note))
 
 # %% ../nbs/evidence/00_statistics.ipynb #73f3fc39
 def _is_asked(name, wanted): return wanted is None or name in np.atleast_1d(wanted)
@@ -572,7 +575,7 @@ def _usable(gains, teacher, method, students=None):
 def _not_comparable(usable, dropped, students):
     "Why the cells bear no comparison of students; empty if they do."
     lacking = [s for s in students if s not in {c.student for c in usable}]
-    if lacking: return _joined(f'no gain with an interval for {", ".join(lacking)}', dropped)
+    if lacking: return joined_remarks(f'no gain with an interval for {", ".join(lacking)}', dropped)
     several = len({c.settings for c in usable}) > 1
     return 'runs with different settings, not pooled' if several else ''
 
@@ -645,7 +648,7 @@ def moderation_regression(runs,
     long = _long(usable)
     larger = long.student.eq(students[0]).to_numpy(float)
     e = _interaction(long, larger, confidence)
-    return e._replace(note=_joined(e.note, dropped))
+    return e._replace(note=joined_remarks(e.note, dropped))
 
 # %% ../nbs/evidence/00_statistics.ipynb #6ca4f38e
 def student_sizes(runs): # DataFrame of `records.load_runs`
@@ -674,12 +677,12 @@ def gain_by_size(runs,
     size = student_sizes(runs)
     usable = [c for c in usable if np.isfinite(size[c.student])]
     if len({size[c.student] for c in usable}) < 2:
-        return no_estimate._replace(note=_joined('fewer than two student sizes', dropped))
+        return no_estimate._replace(note=joined_remarks('fewer than two student sizes', dropped))
     if why := _not_comparable(usable, dropped, ()): return no_estimate._replace(note=why)
     long = _long(usable)
     doublings = np.log2(long.student.map(size).to_numpy(float))
     e = _interaction(long, doublings - doublings.mean(), confidence)
-    return e._replace(note=_joined(e.note, dropped))
+    return e._replace(note=joined_remarks(e.note, dropped))
 
 # %% ../nbs/evidence/00_statistics.ipynb #10456a51
 _MODERATION_COLUMNS = ['way', 'teacher', 'method', *Estimate._fields]

@@ -24,9 +24,9 @@ from .config import grid, one_of, profile, profiles, results_dir, study_runs
 from .fidelity import accuracy as checked_accuracy, confusion, per_class_accuracy
 from .models import parameter_count
 from .records import GROUPS
-from .statistics import (MEASURES, METRICS, OF_ANY_RUN, OF_DISTILLATION,
-                                    calibration_error, closeness, contrast, difference, summary)
-from .statistics import reliability as bin_by_confidence
+from .fidelity_tests import MEASURES, bin_by_confidence, calibration_error, closeness
+from .statistics import (METRICS, OF_ANY_RUN, OF_DISTILLATION, contrast, difference,
+                                    summary)
 
 # %% ../nbs/evidence/07_tables.ipynb #6954d50c
 PAIR = 'teacher', 'teacher_width', 'student', 'width'  # what names a pair of networks

@@ -5,24 +5,14 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import baseline, cell, frame, row, student, write
-from scipy import stats
+from gains import A, B, CLOSE, one, whole
+from made_up import baseline, cell, frame, student
+from scipy import special, stats
 from statsmodels.formula.api import ols
-from statsmodels.stats import multitest, power, proportion
-from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats import multitest, proportion
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
-from kd_capacity import config, records, statistics, tables
-
-A, B = [0.9512, 0.9531, 0.9540, 0.9527, 0.9519], [0.9491, 0.9500, 0.9516, 0.9488, 0.9497]
-CLOSE = dict(rel=1e-10, abs=1e-10)
-
-
-def one(table, **values):
-    "The only row with these values."
-    for k, v in values.items(): table = table[table[k] == v]
-    assert len(table) == 1, table
-    return table.iloc[0]
+from kd_capacity import config, fidelity_tests, records, selection_bias, statistics
 
 
 def gain(*cells, **how):
@@ -30,17 +20,6 @@ def gain(*cells, **how):
     table = statistics.gain_table(frame([r for c in cells for r in c]), **how)
     assert len(table) == 1 and list(table) == statistics.GAIN_COLUMNS
     return table.iloc[0], statistics.notes(table).iloc[0]
-
-
-def whole(seeds=5, seed=0, gains=None, **more):
-    "A study with two students, two teachers, two methods; `gains` by student in pp."
-    rng, gains = np.random.default_rng(seed), gains or {}
-    draw = lambda s, g=0.: .95 + g/100 + .0014*rng.normal(size=seeds)
-    rows = [r for s in statistics.STUDENTS for r in cell(baseline(s), draw(s))]
-    for t in ('resnet50', 'resnet101'):
-        for s in statistics.STUDENTS:
-            for m in ('logit', 'feature'): rows += cell(student(t, s, m), draw(s, gains.get(s, 0)), **more)
-    return frame(rows)
 
 
 # --- against libraries
@@ -135,7 +114,9 @@ def test_adjusted_p_over_the_rows_that_have_one():
 def test_hedges_g_by_hand():
     r, _ = gain(cell(student(), A), cell(baseline(), B))
     pooled = np.sqrt((np.var(A, ddof=1) + np.var(B, ddof=1))/2)
-    assert r.hedges_g == pytest.approx((1 - 3/(4*8 - 1))*(np.mean(A) - np.mean(B))/pooled, **CLOSE)
+    j = special.gamma(4)/np.sqrt(4)/special.gamma(3.5)  # exact, of 8 degrees of freedom
+    assert r.hedges_g == pytest.approx(j*(np.mean(A) - np.mean(B))/pooled, **CLOSE)
+    assert statistics.hedges_correction(8) == pytest.approx(1 - 3/(4*8 - 1), abs=1e-3)
 
 
 def test_adjusted_intervals_are_bonferronis():
@@ -221,9 +202,19 @@ def test_regression_is_statsmodels_interaction():
     r = statistics.moderation_regression(runs, 'resnet50', 'feature')
     assert [r.estimate, r.se, r.p, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], fit.pvalues['large:kd'], 16], **CLOSE)
     assert [r.ci_low, r.ci_high] == pytest.approx(fit.conf_int().loc['large:kd'].tolist(), **CLOSE)
-    every = pd.DataFrame({'y': 100*runs.test_best, 'large': runs.student.eq('resnet34').astype(int), 'kd': runs.role.eq('student').astype(int)})  # each baseline once
-    fit, r = ols('y ~ large*kd', every).fit(cov_type='HC3', use_t=True), statistics.moderation_regression(runs)
-    assert [r.estimate, r.se, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], 46], **CLOSE)
+    each_once = pd.DataFrame({'y': 100*runs.test_best, 'large': runs.student.eq('resnet34').astype(int), 'method': runs.method,
+                              'kd': runs.role.eq('student').astype(int)})
+    fit = ols('y ~ large + C(method) + large:kd', each_once).fit(cov_type='HC3', use_t=True)
+    r = statistics.moderation_regression(runs)
+    assert [r.estimate, r.se, r.df] == pytest.approx([fit.params['large:kd'], fit.bse['large:kd'], 45], **CLOSE)
+
+
+def test_what_one_method_gains_more_is_no_noise_of_the_regression():
+    runs = whole()
+    better = runs.method.eq('feature')
+    apart = runs.assign(test_best=runs.test_best + .01*better)  # Feature-KD gains 1 pp more from every student
+    for ask in statistics.moderation_regression, lambda r: statistics.gain_by_size(r.assign(parameters=r.student.map({'resnet18': 1, 'resnet34': 2}))):
+        assert ask(apart)[:6] == pytest.approx(ask(runs)[:6], rel=1e-6)
 
 
 def test_pooled_counts_a_shared_baseline_once():
@@ -278,7 +269,7 @@ def test_students_of_other_settings_are_not_compared():
         assert np.isnan(e.estimate) and 'different settings' in e.note
 
 
-# --- equivalence and power
+# --- equivalence
 
 def test_tost_is_statsmodels():
     for margin in (.1, .3, 1.):
@@ -291,30 +282,6 @@ def test_tost_is_statsmodels():
     assert not statistics.equivalence([.95]*3, [.95]*3, 1).equivalent  # no spread, no evidence
     with pytest.raises(config.UserError, match='margin'): statistics.equivalence(A, B, -1)
 
-
-@pytest.mark.parametrize('n', [2, 3, 5, 10, 100])
-def test_power_is_statsmodels(n):
-    t = power.TTestIndPower()
-    assert statistics.power(.2, n, .14) == pytest.approx(t.power(.2/.14, n, .05), **CLOSE)
-    assert statistics.power(.2, n, .14, tests=8) == pytest.approx(t.power(.2/.14, n, .05/8), **CLOSE)
-    assert statistics.power(statistics.detectable(n, .14), n, .14) == pytest.approx(.8)
-    assert statistics.power(statistics.detectable(n, .14, .9, tests=8, interaction=True), n, .14, tests=8, interaction=True) == pytest.approx(.9)
-
-
-def test_seeds_needed_is_the_smallest_number():
-    for effect, how in ((.2, {}), (.1, {'tests': 8}), (.1, {'interaction': True}), (5., {})):
-        n = statistics.seeds_needed(effect, .14, **how)
-        assert statistics.power(effect, n, .14, **how) >= .8 and (n == 2 or statistics.power(effect, n - 1, .14, **how) < .8)
-    assert statistics.seeds_needed(0, .14) == np.inf
-    assert statistics.seeds_needed(.1, .14, interaction=True) == pytest.approx(2*statistics.seeds_needed(.1, .14), abs=3)
-    for bad in (lambda: statistics.seeds_needed(.1, 0), lambda: statistics.seeds_needed(.1, np.nan), lambda: statistics.detectable(1, .14), lambda: statistics.detectable(5, .14, power=1.)):
-        with pytest.raises(config.UserError): bad()
-
-
-def test_power_curve_is_tidy():
-    c = statistics.power_curve([.1, .2], .14, n=[3, 5])
-    assert list(c) == 'effect n power sd tests interaction'.split()
-    assert one(c, effect=.2, n=5).power == pytest.approx(statistics.power(.2, 5, .14))
 
 
 # --- what intervals keep
@@ -395,52 +362,6 @@ def test_holm_keeps_the_family_although_the_baseline_is_shared(n):
     bh = np.mean([(statistics.adjusted(v, 'fdr_bh') <= .05).any() for v in p])
     limit = proportion.binom_test_reject_interval(.05, 1500, .001)[1]/1500
     assert holm.mean() <= limit and bh <= limit < np.mean((p <= .05).any(1))
-
-
-# --- selection
-
-def selection(test, validation, **more):
-    "Runs of stage select, a configuration each."
-    configurations = [{'alpha': a, 'temperature': t} for a in (.3, .5, .7) for t in (2., 3., 4.)]
-    return [row(student(stage='select', **c), test_best=x, validation_best=v, **more) for c, x, v in zip(configurations, test, validation)]
-
-
-def test_optimism_is_best_on_test_minus_best_by_validation():
-    runs = frame(cell(student(), A) + cell(baseline(), B) + selection([.95, .951, .953], [.96, .97, .94]))
-    r = statistics.selection_optimism(runs).iloc[0]
-    assert (r.configurations, r.by_test, r.by_validation) == (3, 'alpha 0.3, temperature 4', 'alpha 0.3, temperature 3')
-    assert [r.test_of_best_by_test, r.test_of_best_by_validation, r.optimism, r.test_mean] == pytest.approx([95.3, 95.1, .2, 95.13333333])
-    assert r.sd == pytest.approx(np.sqrt((np.var(A, ddof=1) + np.var(B, ddof=1))/2)*100) and r.noise == pytest.approx(r.sd*1.5/np.sqrt(np.pi))
-
-
-@pytest.mark.parametrize('rho', [0., .6])
-def test_noise_optimism_is_what_a_simulation_gives(rho):
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=(2, 50_000, 9))
-    validation = rho*z[0] + np.sqrt(1 - rho**2)*z[1]
-    seen = (z[0].max(1) - z[0][np.arange(50_000), validation.argmax(1)])
-    assert statistics.noise_optimism(.14, 9, rho) == pytest.approx(.14*seen.mean(), abs=.003)
-    assert statistics._noise_range(1., 9, rho, rng, 50_000, .9) == pytest.approx(np.quantile(seen, [.05, .95]), abs=.05)
-
-
-def test_correlation_of_noise_is_within_cells():
-    rng = np.random.default_rng(1)
-    runs = whole(seeds=200)
-    runs['validation_best'] = runs.test_best + .0014*rng.normal(size=len(runs)) - .05*(runs.student == 'resnet34')
-    sd, rho = statistics._noise(runs, 'test_best', 'final')
-    assert (sd, rho) == (pytest.approx(.14, abs=.005), pytest.approx(1/np.sqrt(2), abs=.03))
-    assert statistics.pooled_std(runs) == (sd, 10*199)
-
-
-@pytest.mark.parametrize('rows, says', [
-    (selection([.95, .951], [np.nan]*2), '2 of 2 without test or validation accuracy left out'),
-    (selection([.95], [.95]), 'one configuration'), (selection([.95, .96], [.95, .96]), 'noise unknown'),
-    (selection([.95, .951], [.9, .9]) + selection([.95, .951], [.9, .9], data_sha256='cd', run_id='x'), 'not of one study: data_sha256 ab, cd')])
-def test_selection_without_its_numbers_has_a_word(rows, says):
-    rows = [{**r, 'run_id': str(i)} for i, r in enumerate(rows)]
-    t = statistics.selection_optimism(frame(rows))
-    assert says in statistics.notes(t)[0] and np.isnan(t.noise[0])
-    assert np.isnan(statistics.mean_optimism(t).p)
 
 
 # --- sensitivity
@@ -561,8 +482,8 @@ def test_equal_accuracies_have_no_interval():
 
 def test_empty_and_foreign_tables():
     none = frame([])
-    for t in (statistics.gain_table(none), statistics.selection_optimism(none), statistics.sensitivity(none), statistics.clipping_equivalence(none, .1),
-              statistics.fidelity_tests(none), statistics.gain_table_from_summary(pd.DataFrame(columns='teacher student method n mean std'.split()))): assert len(t) == 0
+    for t in (statistics.gain_table(none), selection_bias.selection_optimism(none), statistics.sensitivity(none), statistics.clipping_equivalence(none, .1),
+              fidelity_tests.fidelity_tests(none), statistics.gain_table_from_summary(pd.DataFrame(columns='teacher student method n mean std'.split()))): assert len(t) == 0
     assert list(statistics.gain_table(none)) == statistics.GAIN_COLUMNS and len(statistics.moderation_table(none)) == 3
     assert statistics.pooled_std(none)[1] == 0 and len(statistics.with_adjusted_intervals(statistics.gain_table(none))) == 0
     with pytest.raises(config.UserError, match="no column 'role'"): statistics.gain_table(pd.DataFrame({'test_best': [1.]}))
@@ -595,67 +516,3 @@ def test_clipping_is_compared_with_union_of_equal_settings():
     assert (r.n, r.n_union) == (5, 5) and r.tost_p == pytest.approx(statistics.equivalence(B, A, .3).p)
     alone = one(t, student='resnet34')
     assert alone.note == 'no union' and not alone.equivalent and np.isnan(alone.estimate)
-
-
-# --- logits
-
-def test_mcnemar_is_statsmodels_and_counts():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 300)
-    a, b = (np.eye(10)[np.where(rng.random(300) < p, labels, (labels + 1) % 10)] for p in (.9, .8))
-    m = statistics.mcnemar(a, b, labels)
-    right_a, right_b = a.argmax(1) == labels, b.argmax(1) == labels
-    assert (m.only_a, m.only_b) == ((right_a & ~right_b).sum(), (right_b & ~right_a).sum())
-    assert m.p == pytest.approx(mcnemar([[0, m.only_a], [m.only_b, 0]], exact=True).pvalue) == pytest.approx(stats.binomtest(m.only_a, m.only_a + m.only_b).pvalue)
-    assert m.difference == pytest.approx(100*(right_a.mean() - right_b.mean()))
-    with pytest.raises(config.UserError): statistics.mcnemar(a, b, labels[:5])
-    with pytest.raises(config.UserError): statistics.mcnemar(a, b*np.nan, labels)
-
-
-def test_calibration_error_against_a_loop():
-    rng = np.random.default_rng(0)
-    z = 2*rng.normal(size=(500, 10))  # unsure and often right, sure and often wrong: bins of either sign
-    labels = np.where((rng.random(500) < .7), z.argmax(1), rng.integers(0, 10, 500))
-    p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
-    confidence, right, expected = p.max(1), p.argmax(1) == labels, 0.
-    for m in range(15):
-        inside = (confidence > m/15) & (confidence <= (m + 1)/15)
-        if inside.any(): expected += inside.mean()*abs(right[inside].mean() - confidence[inside].mean())
-    assert statistics.calibration_error(z, labels) == pytest.approx(expected, **CLOSE)
-    for m, b in statistics.reliability(z, labels).iterrows():
-        inside = (confidence > m/15) & (confidence <= (m + 1)/15)
-        assert (b.images, b.low, b.high) == (inside.sum(), pytest.approx(m/15), pytest.approx((m + 1)/15))
-        if inside.any(): assert (b.confidence, b.accuracy) == pytest.approx((confidence[inside].mean(), right[inside].mean()), **CLOSE)
-        else: assert np.isnan([b.confidence, b.accuracy]).all()
-    assert statistics.calibration_error(1000*np.eye(10), np.arange(10)) == 0  # sure and right
-    with pytest.raises(config.UserError): statistics.calibration_error(z, labels[:3])
-
-
-@pytest.fixture
-def study(tmp_path):
-    write(config.study_runs('demo'), tmp_path)
-    return tables.planned('demo', tmp_path), tmp_path
-
-
-def test_fidelity_stands_beside_control_and_twins(study):
-    runs, root = study
-    f = statistics.fidelity_tests(runs, root)
-    assert len(f) == 6*3
-    r = one(f, teacher='resnet34', student='resnet18', method='logit', measure='kl_t1')
-    base = [replace(baseline(), seed=i).run_id for i in range(3)]
-    teacher = config.run_spec('demo', 'teacher', teacher='resnet34').run_id
-    control = [statistics.closeness(teacher, b, root)['kl_t1'] for b in base]
-    twins = [statistics.closeness(a, b, root)['kl_t1'] for a, b in combinations(base, 2)]
-    ours = runs[(runs.stage == 'final') & (runs.teacher == 'resnet34') & (runs.method == 'logit')].kl_t1
-    w = stats.ttest_ind(ours, control, equal_var=False)
-    assert [r['mean'], r.control, r.twins, r.p, r.estimate] == pytest.approx([ours.mean(), np.mean(control), np.mean(twins), w.pvalue, ours.mean() - np.mean(control)], **CLOSE)
-    assert (r.n, r.n_control, r.n_twins) == (3, 3, 3)
-    t = one(tables.fidelity(runs, root), teacher='resnet34', student='resnet18', method='logit')
-    a = one(f, teacher='resnet34', student='resnet18', method='logit', measure='agreement')
-    assert [a['mean'], a.estimate, a.ci_low, a.ci_high] == pytest.approx([t['mean'], t.gain, t.ci_low, t.ci_high], **CLOSE)
-
-
-def test_lost_logits_leave_a_word(study):
-    runs, root = study
-    f = statistics.fidelity_tests(runs, root/'elsewhere')
-    assert f.n_control.sum() == 0 and f.p.isna().all() and set(f.note) == {'no control'}
