@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'no_estimate', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLUMNS', 'STUDENTS', 'CLIPPING_COLUMNS',
-           'finite_fractions', 'sample_std', 'Moments', 'moments', 'summary', 'Estimate', 'contrast',
+           'finite_fractions', 'sample_std', 'CellMoments', 'moments', 'summary', 'Estimate', 'contrast',
            'contrast_of_cells', 'difference', 'GainCell', 'Rows', 'as_rows', 'rows_where', 'grouped', 'differing',
            'one_run_per_seed', 'accuracy_by_seed', 'cells', 'paired', 'Bootstrap', 'bootstrap_gain', 'permutation_p',
            'smallest_p', 'adjusted', 'hedges_correction', 'hedges_g', 'GainMoments', 'no_interval', 'with_notes',
@@ -45,7 +45,7 @@ def sample_std(x): # values, (n,)
     return float(np.std(x, ddof=1)) if _varies(x) else 0.
 
 # %% ../nbs/evidence/00_statistics.ipynb #84d5bfd5
-class Moments(NamedTuple):
+class CellMoments(NamedTuple):
     "What the tests need to know of a cell."
     n: int      # runs
     mean: float # percent; NaN where n is 0
@@ -54,7 +54,7 @@ class Moments(NamedTuple):
 def moments(values): # accuracies of a cell, fractions
     "Number, mean and standard deviation of the accuracies that exist."
     x = finite_fractions(values)
-    return Moments(len(x), 100*x.mean() if len(x) else np.nan, 100*sample_std(x))
+    return CellMoments(len(x), 100*x.mean() if len(x) else np.nan, 100*sample_std(x))
 
 def summary(values,           # accuracies of a cell, fractions
             confidence=0.95): # of the mean's interval
@@ -380,12 +380,12 @@ GAIN_COLUMNS = ('teacher student method n n_baseline mean baseline_mean gain ci_
 class GainMoments(NamedTuple):
     "A gain as far as n, mean and standard deviation go."
     key: tuple         # teacher, student, method
-    distilled: Moments
-    baseline: Moments
+    distilled: CellMoments
+    baseline: CellMoments
 
 # %% ../nbs/evidence/00_statistics.ipynb #0fd27c3a
-def _moment_arrays(moments): # (cells,) of `Moments`
-    return Moments(*np.array(moments, float).reshape(-1, 3).T)
+def _moment_arrays(moments): # (cells,) of `CellMoments`
+    return CellMoments(*np.array(moments, float).reshape(-1, 3).T)
 
 def _welch_table(gains,      # list of `GainMoments`
                  confidence):
@@ -487,12 +487,12 @@ def _resampled(gains, remarks, rng, resamples, confidence):
     return out
 
 # %% ../nbs/evidence/00_statistics.ipynb #c21f341f
-_nothing = Moments(0, np.nan, np.nan)
+_nothing = CellMoments(0, np.nan, np.nan)
 
 def _printed(n, mean, std):
-    "Moments as printed, without what n does not allow."
+    "CellMoments as printed, without what n does not allow."
     n = 0 if pd.isna(n) or pd.isna(mean) else int(n)
-    return Moments(n, mean if n else np.nan, std if n > 1 else np.nan)
+    return CellMoments(n, mean if n else np.nan, std if n > 1 else np.nan)
 
 def gain_table_from_summary(summary,          # DataFrame: teacher student method n mean std
                             confidence=0.95): # (percent); method 'none': baselines
@@ -728,7 +728,7 @@ class Equivalence(NamedTuple):
     note: str = ''
 
 # %% ../nbs/evidence/00_statistics.ipynb #3f5c07d8
-def equivalence_from_summary(a,      # `Moments` or (n, mean, std) in percent
+def equivalence_from_summary(a,      # `CellMoments` or (n, mean, std) in percent
                              b,      # same
                              margin, # largest difference that would not matter, pp
                              alpha=0.05):
@@ -736,7 +736,7 @@ def equivalence_from_summary(a,      # `Moments` or (n, mean, std) in percent
     if not margin > 0:
         raise UserError(f'margin = {margin!r} is not valid; '
                         'allowed: a number of pp > 0, for instance 0.1.')
-    a, b = Moments(*a), Moments(*b)
+    a, b = CellMoments(*a), CellMoments(*b)
     d = contrast([1, -1], *zip(a, b), confidence=1 - 2*alpha)
     if np.isnan(d.se):
         why = '; '.join(no_interval(a.n, b.n, False))
@@ -758,7 +758,7 @@ def equivalence(a,           # accuracies of a cell, fractions
 CLIPPING_COLUMNS = ('teacher student method clipping n n_union estimate se df ci_low ci_high p '
                     'note tost_low tost_high tost_p margin equivalent').split()
 
-def _clipping_row(x, y, margin, alpha):
+def _against_union(x, y, margin, alpha):
     "Everything on accuracies `x` of one way of clipping against `y` of `union`."
     tost = equivalence(x, y, margin, alpha)
     return {'n': len(x), 'n_union': len(y), **contrast_of_cells([1, -1], [x, y])._asdict(),
@@ -784,7 +784,7 @@ def clipping_equivalence(runs,
         reference, texts = union.get(settings[i[0]], i[:0]), []
         x = accuracy_by_seed(rows, i, rows.configuration_id, texts)
         y = accuracy_by_seed(rows, reference, rows.configuration_id, texts, 'union: ')
-        row = _clipping_row(x, y, margin, alpha)
+        row = _against_union(x, y, margin, alpha)
         texts += no_interval(row['n'], row['n_union'], np.isfinite(row['se']), 'union')
         table.append({**runs.iloc[i[0]][[*_KEY, 'clipping']], **row, 'note': '; '.join(texts)})
         remarks.append(texts)
