@@ -9,7 +9,7 @@ __all__ = ['save', 'load', 'weights_sha256', 'random_states', 'set_random_states
 import hashlib, io, pickle, random
 import numpy as np, torch
 from pathlib import Path
-from .config import UserError, atomic
+from .basics import UserError, atomic
 
 # %% ../nbs/method/06_checkpoint.ipynb #3a078e84
 def save(path, # file

@@ -6,13 +6,12 @@
 __all__ = ['MODES', 'Norms', 'gradient_norms', 'clip_gradients']
 
 # %% ../nbs/method/04_clipping.ipynb #ceeeca06
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .config import UserError, one_of
+from .basics import Positive, UserError, checked_value, one_of
 
 # %% ../nbs/method/04_clipping.ipynb #b43ae395
 class Norms(NamedTuple):
@@ -50,8 +49,7 @@ def clip_gradients(student_parameters,    # the student's parameters, any iterab
                    mode='union'):         # a name in MODES
     "Clip the gradients in place and return their `Norms` from before; call between `backward` and the optimizer's step."
     groups = MODES[one_of('mode', mode, MODES)]
-    if not (isinstance(max_norm, Real) and max_norm > 0):
-        raise UserError(f'max_norm = {max_norm!r} is not valid; allowed: a number > 0 (mode "none" turns clipping off).')
+    checked_value('max_norm', max_norm, Positive)
     student, projections = list(student_parameters), list(projection_parameters)
     norms = gradient_norms(student, projections)
     for parameters, norm in groups(student, projections, norms): clip_grads_with_norm_(parameters, max_norm, norm)
