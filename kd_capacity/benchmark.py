@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from . import data, losses, models, study
 from .config import RunSpec, UserError, atomic, results_dir
-from .engine import ENGINES, SGD, Engine, arithmetic, engine_for, fold, keep_memory, laid_out, precision
-from .teacher_table import TeacherTable, epoch_logits
+from .engine import ENGINES, SGD, Engine, torch_switches, engine_for, fold_batch_norms, keep_memory, laid_out, precision
+from .teacher_cache import TeacherCache, epoch_logits
 from .training import train_step
 
 # %% ../nbs/study/07_benchmark.ipynb #0107d06b
@@ -56,10 +56,10 @@ def plain_steps(student, teacher, objective, loader, device):
 # %% ../nbs/study/07_benchmark.ipynb #9ba0d332
 def our_steps(engine, student, teacher, objective, images, labels, stats, spec, folder):
     "The steps of `training.train_epoch`; yields after every step. The table is filled with the epoch's views before the first."
-    if teacher: teacher = laid_out(engine, fold(teacher) if engine.folded else teacher)
+    if teacher: teacher = laid_out(engine, fold_batch_norms(teacher) if engine.folded else teacher)
     student, known = laid_out(engine, student).train(), None
-    if engine.table and objective.needs_teacher and not objective.needs_features:
-        table = TeacherTable(folder, len(images), 10, spec.padding)
+    if engine.cache and objective.needs_teacher and not objective.needs_features:
+        table = TeacherCache(folder, len(images), 10, spec.padding)
         def ask(x):
             with precision(engine, x.device): return teacher(laid_out(engine, x))
         with torch.no_grad(): known = epoch_logits(table, ask, images, stats, spec.seed, 1, spec.flip)
@@ -91,7 +91,7 @@ def _build(spec, width, device):
     torch.manual_seed(0)
     student = models.resnet(spec.arch, width=width).to(device)
     teacher = models.frozen(models.resnet(spec.teacher, width=width).to(device)) if spec.role == 'student' else None
-    objective = losses.objective(spec.method, spec.alpha, spec.temperature, spec.beta, spec.normalize, student.channels,
+    objective = losses.objective(spec.method, spec.options, student.channels,
                                  teacher.channels if teacher else None).to(device)
     return student, teacher, objective
 
@@ -106,7 +106,7 @@ def cell(spec,        # RunSpec: networks, method, batch size
     folder, runs, out = Path(tempfile.mkdtemp()), {}, {}
     def turn(name, engine, k):
         keep_memory(bool(engine and engine.keep_memory))
-        with arithmetic(engine is not None and engine.deterministic, tf32=engine is not None and not engine.deterministic):
+        with torch_switches(engine is not None and engine.deterministic, engine.tf32 if engine else 'none'):
             return _take(runs[name], k, device)
     try:
         for i in range(rounds):
@@ -185,7 +185,7 @@ SWITCHED = 'R18', 'R50→R18 logit', 'R50→R18 feature'  # cells in which each 
 
 def without(engine):
     "{what is off: Engine} for each switch that is on."
-    off = {'channels_last': False, 'folded': False, 'table': False, 'keep_memory': False, 'bfloat16': False, 'compiled': None, 'fused': False}
+    off = {'channels_last': False, 'folded': False, 'cache': False, 'keep_memory': False, 'bfloat16': False, 'compiled': None, 'fused': False}
     return {f'without {k}': replace(engine, **{k: v}) for k, v in off.items() if getattr(engine, k)}
 
 def _matters(switch, spec):
@@ -215,7 +215,7 @@ def run(minutes=3.5,   # for the cells; setting up and the plain data come on to
         rounds = max(1, min(10, int(share/(work[k]/(.4*peak)*(1 + block)))))
         images, labels = (t.to(device) for t in synthetic(batch*rounds*(1 + block)))
         measured = cell(spec, variants[k], images, labels, tuple(s.to(device) for s in STATS), device, rounds, block, width)
-        out['cells'][k] = {'spec': asdict(spec), 'rounds': rounds, 'flops': step_flops(spec, width, asked=not (fast.table and spec.method == 'logit')), 'measured': measured}
+        out['cells'][k] = {'spec': spec.to_dict(), 'rounds': rounds, 'flops': step_flops(spec, width, asked=not (fast.cache and spec.method == 'logit')), 'measured': measured}
         say(f'{k}: {measured["plain"]["seconds"]/measured["fast"]["seconds"]:.2f} times the plain loop ({rounds} rounds)')
     out['minutes'] = (time.perf_counter() - start)/60
     return out

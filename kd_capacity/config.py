@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'ROLES', 'PROTOCOLS', 'REGISTRIES', 'SPEC_FIELDS', 'SPEC', 'RunSpec', 'spec_names', 'short_name']
 
-# %% ../nbs/method/09_config.ipynb #c97d69db
+# %% ../nbs/method/09_config.ipynb #4824a337
 import hashlib, json
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ from .engine import ENGINES
 from .losses import METHODS, method_options, option_fields
 from .models import ARCHS, STEMS
 
-# %% ../nbs/method/09_config.ipynb #2d3db13e
+# %% ../nbs/method/09_config.ipynb #f985c213
 STAGES = 'teacher', 'select', 'final', 'stem', 'clipping', 'control'
 ROLES = 'teacher', 'baseline', 'student'
 PROTOCOLS = 'v1', 'v2'
@@ -73,7 +73,7 @@ class RunSpec(Checked):
         _check_protocol(self)
         return self
 
-# %% ../nbs/method/09_config.ipynb #f0108a09
+# %% ../nbs/method/09_config.ipynb #45a81eed
 REGISTRIES = {'teacher': ARCHS, 'student': ARCHS, 'method': METHODS, 'stem': STEMS, 'clipping': MODES, 'data': SOURCES,
               'normalization': NORMALIZATIONS, 'engine': ENGINES} # field -> where its values are defined
 
@@ -83,7 +83,7 @@ def spec_names() -> list[str]:
     "Every name that a flat spec may have: the fields of a RunSpec and the options of all methods."
     return [*SPEC_FIELDS, *option_fields()]
 
-# %% ../nbs/method/09_config.ipynb #9b8c5b5a
+# %% ../nbs/method/09_config.ipynb #0c78062b
 def _nested(values):
     "Flat values as the fields of a RunSpec; unknown names are refused."
     for name in values: one_of('RunSpec field', name, spec_names())
@@ -94,7 +94,7 @@ def _nested(values):
     options = {name: bool(v) if option_fields()[name].annotation is bool and v in (0, 1) else v for name, v in given.items()}
     return fields | {'options': method_options(fields.get('method', 'none'), options)}
 
-# %% ../nbs/method/09_config.ipynb #530ae4e8
+# %% ../nbs/method/09_config.ipynb #b3fd8860
 def _check_roles(spec):
     "Which of teacher, student and method go together."
     entry, role = METHODS[spec.method], spec.role
@@ -123,7 +123,7 @@ def _check_protocol(spec):
     if shape and spec.padding >= min(shape[1:]):
         raise UserError(f'padding = {spec.padding}, but the images of {spec.data} are {shape[1]}×{shape[2]} pixels; choose less.')
 
-# %% ../nbs/method/09_config.ipynb #85f26986
+# %% ../nbs/method/09_config.ipynb #65044e6b
 def _to_dict(self) -> dict:
     "All fields, the method's options among them; what a record holds."
     values = self.model_dump()
@@ -142,7 +142,7 @@ def _replace(self, **changed): # flat
 
 RunSpec.to_dict, RunSpec.replace = _to_dict, _replace
 
-# %% ../nbs/method/09_config.ipynb #64371b49
+# %% ../nbs/method/09_config.ipynb #e762519b
 def _to_json(self) -> str:
     "The spec as one JSON object with every field."
     return json.dumps(self.to_dict(), indent=1)
@@ -157,7 +157,7 @@ def _from_json(cls,
 
 RunSpec.to_json, RunSpec.from_json = _to_json, classmethod(_from_json)
 
-# %% ../nbs/method/09_config.ipynb #a3f3d9d1
+# %% ../nbs/method/09_config.ipynb #86ff7d29
 SPEC = 2 # 2: validation images by torch.randperm, the stem's own initial values, float32 accuracies
 
 def _arch(self):
@@ -179,7 +179,7 @@ def _key(self):
 RunSpec.arch, RunSpec.key = property(_arch), property(_key)
 RunSpec.width_of_teacher = property(_width_of_teacher)
 
-# %% ../nbs/method/09_config.ipynb #1121a705
+# %% ../nbs/method/09_config.ipynb #b2af8749
 def short_name(arch: str,     # architecture, e.g. 'resnet18'
                width: int=64, # channels of layer1
               ) -> str:
@@ -196,7 +196,7 @@ def _options_text(spec):
         elif value is not False and value is not None: parts.append(f'{short}{value:g}' if not isinstance(value, str) else value)
     return ['-'.join(parts)] if parts else []
 
-# %% ../nbs/method/09_config.ipynb #d3d45154
+# %% ../nbs/method/09_config.ipynb #acd3d4dc
 def _run_id(self):
     "Readable and unique name, and path below the results folder; the same spec always has the same."
     networks = [short_name(self.arch, self.width)]
@@ -209,9 +209,9 @@ def _run_id(self):
 
 RunSpec.run_id = property(_run_id)
 
-# %% ../nbs/method/09_config.ipynb #efb7ae95
+# %% ../nbs/method/09_config.ipynb #291ea940
 __getattr__ = moved_to({
     'basics': ['refuse_unknown', 'root', 'results_dir', 'data_dir', 'atomic'],
     'profiles': ['Profile', 'profile', 'profiles', 'profile_dir', 'run_spec', 'grid', 'study_runs', 'deviations', 'PAPER'],
-    'naming': ['short', 'network', 'pair', 'method', 'signed'],
+    'naming': ['PARAMETERS', 'METHOD_NAMES', 'short', 'network', 'pair', 'method', 'signed'],
     'calls': ['OPTIONS', 'notebook_spec', 'parameters', 'papermill_command']}, __name__)

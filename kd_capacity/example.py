@@ -18,7 +18,7 @@ def _parameters_of(arch, width): return models.parameter_count(arch, 10, 'cifar'
 def example_row(spec,      # RunSpec of the run
                 **values): # columns of `records.load_runs`, e.g. test_best
     "A complete run as a row of `records.load_runs`, a dict."
-    settings = asdict(spec)
+    settings = spec.to_dict()
     known = {name: settings.get(name) for name in records.COLUMNS} | {'run_id': spec.run_id}
     size = _parameters_of(spec.arch, spec.width)
     return {**known, 'status': 'complete', 'data_sha256': 'ab', 'parameters': size, **values}
@@ -34,7 +34,7 @@ def example_cell(spec,       # RunSpec; its seed is replaced
                  accuracies, # fractions, of seeds 0, 1, …
                  **values):  # further columns of `example_row`
     "Rows of one cell: the test accuracy of each seed, the same at the best epoch and the last."
-    return [example_row(replace(spec, seed=seed), test_best=a, test_final=a, **values)
+    return [example_row(spec.replace(seed=seed), test_best=a, test_final=a, **values)
             for seed, a in enumerate(accuracies)]
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a1a
@@ -62,7 +62,7 @@ def _example_record(spec, accuracy, measured, failure):
                'validation_best': accuracy, 'validation_best_epoch': 9}
     norms = {'student_max': 3., 'projections_max': .2*(spec.method == 'feature'), 'total_max': 3.1}
     return {'run_id': spec.run_id, 'status': 'failed' if failure else 'complete',
-            'failure': failure, 'spec': asdict(spec), 'outcome': None if failure else outcome,
+            'failure': failure, 'spec': spec.to_dict(), 'outcome': None if failure else outcome,
             'norms': norms, 'data': {'sha256': 'ab'}, 'fidelity': None if failure else measured,
             'parameters': _parameters_of(spec.arch, spec.width), 'seconds': 9.,
             'images_per_second': 1000.,

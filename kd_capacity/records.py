@@ -13,8 +13,9 @@ import hashlib, json, math, os, platform, re, shutil, subprocess, sys, zipfile, 
 import numpy as np
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from dataclasses import fields
-from .config import BUILT_IN, NEEDS, RunSpec, STEMS, UserError, atomic, one_of, results_dir, root
+from . import config, losses, models
+from .basics import UserError, atomic, one_of, results_dir, root
+from .models import STEMS
 
 # %% ../nbs/study/01_records.ipynb #48e61173
 SCHEMA = 1  # of record.json; raised when a field changes its meaning
@@ -106,7 +107,7 @@ COLUMNS = (_from_spec + _from_outcome + _from_fidelity + 'run_id profile data da
 
 def _row(record):
     spec, outcome, norms, env = (record.get(k) or {} for k in ('spec', 'outcome', 'norms', 'environment'))
-    row = {f.name: spec.get(f.name) for f in fields(RunSpec)}
+    row = {name: spec.get(name) for name in config.spec_names()}
     row |= {k: outcome.get(k) for k in _from_outcome} | {k: (record.get('fidelity') or {}).get(k) for k in _from_fidelity}
     row |= {f'norm_{k}_max': norms.get(f'{k}_max') for k in ('student', 'projections', 'total')}
     return row | {k: record.get(k) for k in ('run_id', 'status', 'failure', 'parameters', 'seconds', 'images_per_second', 'duplicate_of')} | {
@@ -182,7 +183,7 @@ def _read_archive(path):
 def _accuracy(v): return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1
 def _positive(v): return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < float('inf')
 def _whole(v): return isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 10**6
-_arch, _method = lambda v: v in BUILT_IN['models.ARCHS'], lambda v: v in BUILT_IN['losses.METHODS']
+_arch, _method = lambda v: v in models.ARCHS, lambda v: v in losses.METHODS
 
 _results_fields = {'model': _arch, 'teacher': lambda v: v is None or _arch(v), 'kd_type': _method, 'stem': lambda v: v in STEMS, 'seed': _whole,
     'epochs': _whole, 'alpha': _accuracy, 'temperature': _positive, 'feat_beta': _positive, 'best_val_acc': _accuracy, 'best_val_epoch': _whole,
@@ -210,7 +211,7 @@ _stages = {'teachers': 'teacher', 'select': 'select', 'final': 'final', 'stem_ab
 
 def _authors_spec(d, stage):
     "The fields of a RunSpec that the archive determines."
-    needs, teacher = NEEDS[d['kd_type']], stage == 'teacher'
+    needs, teacher = losses.METHODS[d['kd_type']].options.model_fields, stage == 'teacher'
     spec = {'profile': AUTHORS, 'stage': stage, 'role': 'teacher' if teacher else 'baseline' if d['teacher'] is None else 'student',
             'teacher': d['model'] if teacher else d['teacher'], 'student': None if teacher else d['model'], 'method': d['kd_type'],
             'stem': d['stem'], 'seed': d['seed'], 'epochs': d['epochs'], 'clipping': 'student_only' if d.get('no_proj_clip') else 'union',
@@ -249,7 +250,6 @@ def _authors_record(member, d, fidelity, source):
 
 def _parameters(arch, stem):
     "Parameters of the standard network of that name, 10 classes."
-    from kd_capacity import models  # torch only when something is imported
     return models.parameter_count(arch, 10, stem)
 
 # %% ../nbs/study/01_records.ipynb #43a453d5

@@ -12,12 +12,12 @@ __all__ = ['SELECT_BY', 'IMAGES', 'OVERHEAD', 'OF_A_REPORT', 'select', 'selectio
 import gc, json, os, platform, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 import pandas as pd
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from . import records
+from . import config, records
 from .config import ROLES, STAGES, RunSpec, UserError, atomic, grid, one_of, papermill_command, profile, results_dir, root, study_runs
 
 # %% ../nbs/study/06_study.ipynb #ff834f59
@@ -91,7 +91,7 @@ def flops(spec,        # RunSpec, or anything with its fields
     "Floating-point operations of a run's training, 2 per multiply-add."
     n, shape = images or images_of(spec)
     step = 3*_forward(spec.arch, shape, spec.stem, spec.width)
-    if spec.role == 'student': step += _forward(spec.teacher, shape, 'cifar', spec.width)
+    if spec.role == 'student' and spec.teacher: step += _forward(spec.teacher, shape, 'cifar', spec.teacher_width or spec.width)
     return spec.epochs*n*step
 
 # %% ../nbs/study/06_study.ipynb #bfc3e65c
@@ -160,7 +160,7 @@ def state_of(run_id, results=None):
 # %% ../nbs/study/06_study.ipynb #63dffd67
 def _like_spec(spec):
     "A record's spec, possibly in part, with the attributes of a RunSpec."
-    s = SimpleNamespace(**{f.name: f.default for f in fields(RunSpec)} | spec)
+    s = SimpleNamespace(**dict.fromkeys(config.spec_names()) | {k: RunSpec.model_fields[k].default for k in config.SPEC_FIELDS} | spec)
     s.arch = s.teacher if s.role == 'teacher' else s.student
     if s.profile == records.AUTHORS: s.validation_size = profile('paper-v2').run['validation_size']
     return s
@@ -242,7 +242,7 @@ def remaining(name, results=None):
     timed = done[done.seconds.gt(0) & done.flop.notna()]
     speed = timed.flop.sum()/timed.seconds.sum() if len(timed) else float('nan')
     at_hand = {}
-    flop = sum(recorded_flops(asdict(s), None, at_hand) for s in todo)
+    flop = sum(recorded_flops(s.to_dict(), None, at_hand) for s in todo)
     return {'runs': len(todo), 'flop': flop, 'speed': speed, 'seconds': flop/speed if todo else 0.}
 
 # %% ../nbs/study/06_study.ipynb #a3e6d051

@@ -72,7 +72,7 @@ def _lookup(runs, by):
 
 # %% ../nbs/evidence/07_tables.ipynb #59ddb777
 def _planned_row(spec, data_sha256):
-    return {**asdict(spec), 'run_id': spec.run_id, 'status': 'missing', 'data_sha256': data_sha256}
+    return {**spec.to_dict(), 'run_id': spec.run_id, 'status': 'missing', 'data_sha256': data_sha256}
 
 def with_plan(runs,  # DataFrame of `records.load_runs`
               specs): # the RunSpecs of a study, `config.study_runs`

@@ -25,7 +25,7 @@ def trained_teacher(tmp_path_factory):
     from kd_capacity.config import run_spec
     from kd_capacity.training import train
     results = tmp_path_factory.mktemp('teacher')
-    spec = replace(run_spec('demo', 'teacher', teacher='resnet34'), **SMALL)
+    spec = run_spec('demo', 'teacher', teacher='resnet34').replace(**SMALL)
     train(spec, results)
     return results, spec
 
@@ -45,7 +45,7 @@ def student_spec(trained_teacher):
     from kd_capacity.config import run_spec
     def make(method='feature', **more):
         spec = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method=method)
-        return replace(spec, **{**SMALL, 'teacher_run': trained_teacher[1].run_id, **more})
+        return spec.replace(**{**SMALL, 'teacher_run': trained_teacher[1].run_id, **more})
     return make
 
 

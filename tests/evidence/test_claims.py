@@ -43,8 +43,8 @@ def runs_of(gains=None, seeds=40, sd=SD, teacher=95.4, kl=None, agreement=None, 
             close = values(100*((kl or {}).get(method, 0.2)), sd=.5), values(100*(agreement or {}).get((t, s, method), .954))
             rows += [{**r, 'kl_t1': a, 'agreement': b, 'norm_total_max': {'logit': 30., 'feature': 5.}[method]} for r, a, b in zip(made, *close)]
             for k in range(9 if grid is not None and method == 'logit' else 3 if grid is not None else 0):
-                rows += cell(replace(spec, stage='select', alpha=.1 + .05*k), [.95 + grid(k, i)], validation_best=.95 + .001*(k == 0))
-    rows += cell(replace(student('resnet50', 'resnet18', 'feature', profile), stage='clipping', clipping='student_only'),
+                rows += cell(spec.replace(stage='select', alpha=.1 + .05*k), [.95 + grid(k, i)], validation_best=.95 + .001*(k == 0))
+    rows += cell(student('resnet50', 'resnet18', 'feature', profile).replace(stage='clipping', clipping='student_only'),
                  values(level['resnet18'] + (gains or {}).get(('resnet50', 'resnet18', 'feature'), 0.) - defect), norm_projections_max=.2)
     return frame(rows).assign(**more)
 

@@ -104,7 +104,7 @@ def test_run_outside_the_plan_is_left_out(tmp_path):
 
 
 def test_failed_run_is_counted_and_has_no_number():
-    failed = row(replace(student(), seed=2), status='failed')
+    failed = row(student().replace(seed=2), status='failed')
     g = tables.gains(frame(cell(student(), A[:2]) + [failed] + cell(baseline(), B)))
     assert (g.n[0], g.failed[0], g['mean'][0]) == (2, 1, pytest.approx(95.1))
     assert tables.gains_text(g).n[0] == '2 of 3 (1 failed), baseline 3'
@@ -151,7 +151,7 @@ def test_empty_frame_makes_every_table(tmp_path):
 
 def test_clipping_ablation_against_union():
     feature = student(method='feature')
-    ablated = replace(feature, stage='clipping', clipping='student_only')
+    ablated = feature.replace(stage='clipping', clipping='student_only')
     c = tables.clipping_ablation(frame(cell(feature, A, norm_projections_max=0.1, norm_student_max=2.) + cell(ablated, B, norm_projections_max=4.65, norm_student_max=3.)
                                        + cell(student(teacher='resnet34', method='feature'), [0.1])))
     assert c.clipping.tolist() == ['union', 'student_only']
@@ -185,7 +185,7 @@ def test_control_is_baseline_against_the_same_teacher(study):
     f = tables.fidelity(runs, root)
     assert f.method.tolist() == ['none', 'logit', 'feature']*3
     teacher = config.run_spec('demo', 'teacher', teacher='resnet34').run_id
-    said = [fidelity.kl(records.logits(teacher, root)['best'], records.logits(replace(baseline(), seed=i).run_id, root)['best'], 4) for i in range(3)]
+    said = [fidelity.kl(records.logits(teacher, root)['best'], records.logits(baseline().replace(seed=i).run_id, root)['best'], 4) for i in range(3)]
     r = one(f, teacher='resnet34', student='resnet18', method='none')
     assert (r.n, r.kl_t4) == (3, pytest.approx(np.mean(said)))
     ours = one(f, teacher='resnet34', student='resnet18', method='logit')
@@ -289,7 +289,7 @@ def test_class_accuracy_is_that_of_the_logits(study):
     runs, root = study
     c = tables.class_accuracy(runs, root)
     def recall(specs): return [100*np.mean(z['best'][z['labels'] == 3].argmax(1) == 3) for z in (records.logits(s.run_id, root) for s in specs)]
-    ours, base = (recall([replace(s, seed=i) for i in range(3)]) for s in (student(), baseline()))
+    ours, base = (recall([s.replace(seed=i) for i in range(3)]) for s in (student(), baseline()))
     r = one(c, teacher='resnet50', student='resnet18', method='logit', **{'class': 3})
     assert len(c) == 6*10 and [r['mean'], r.baseline_mean, r.gain] == pytest.approx([np.mean(ours), np.mean(base), np.mean(ours) - np.mean(base)])
     assert set(tables.class_text(c).n) == {'3, 3'}
@@ -322,7 +322,7 @@ def test_disagreements_have_the_teacher_in_the_rows(study):
     runs, root = study
     d = tables.disagreements(runs, root)
     teacher = records.logits(student().teacher_run, root)['best'].argmax(1)
-    ours = [records.logits(replace(student(), seed=i).run_id, root)['best'].argmax(1) for i in range(3)]
+    ours = [records.logits(student().replace(seed=i).run_id, root)['best'].argmax(1) for i in range(3)]
     cell = d[(d.teacher == 'resnet50') & (d.student == 'resnet18') & (d.method == 'logit')]
     for r in cell.to_dict('records'):
         both = np.mean([((teacher == r['teacher_class']) & (z == r['student_class'])).mean() for z in ours])
@@ -346,8 +346,8 @@ def test_nobody_is_compared_with_a_teacher_that_is_not_there(study):
 def test_calibration_is_the_mean_over_the_runs(study):
     runs, root = study
     c = tables.calibration(runs, root)
-    said = [statistics.calibration_error(*(records.logits(replace(student(), seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
-    base = [statistics.calibration_error(*(records.logits(replace(baseline(), seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
+    said = [statistics.calibration_error(*(records.logits(student().replace(seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
+    base = [statistics.calibration_error(*(records.logits(baseline().replace(seed=i).run_id, root)[k] for k in ('best', 'labels'))) for i in range(3)]
     r = one(c, role='student', teacher='resnet50', student='resnet18', method='logit')
     assert (r.n, r['mean'], r.gain) == (3, pytest.approx(100*np.mean(said)), pytest.approx(100*(np.mean(said) - np.mean(base))))
     b = tables.networks_of(tables.reliability(runs, root), {'teacher': 'resnet50', 'student': 'resnet18'})

@@ -52,7 +52,7 @@ def test_run_id_is_stable_unique_and_blind_to_the_way_a_number_is_written():
     assert run_spec('demo', 'baseline', student='resnet18').run_id == 'demo/baseline/r18/s0-56756007'
     assert student(temperature=4).run_id == student(temperature=4.0).run_id
     a = student()
-    changed = [replace(a, **{k: v}) for k, v in dict(seed=1, lr=0.05, epochs=3, width=16, alpha=0.4, temperature=3., max_norm=2., data='cifar10',
+    changed = [a.replace(**{k: v}) for k, v in dict(seed=1, lr=0.05, epochs=3, width=16, alpha=0.4, temperature=3., max_norm=2., data='cifar10',
                clipping='none', stem='imagenet', split_seed=1, padding=2, flip=True, weight_decay=0., momentum=0.8, teacher_run='x').items()]
     assert len({s.run_id for s in [a, *changed]}) == len(changed) + 1
 

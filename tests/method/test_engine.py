@@ -34,7 +34,7 @@ class Path:
         torch.manual_seed(0)
         spec = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method=method) if method != 'none' else run_spec(
             'demo', 'baseline', student='resnet18')
-        self.engine, self.spec = engine, replace(spec, width=8)
+        self.engine, self.spec = engine, spec.replace(width=8)
         student, teacher = models.resnet('resnet18', width=8), models.resnet('resnet34', width=8)
         with torch.no_grad():
             teacher(torch.randn(64, 3, 16, 16))
@@ -124,10 +124,10 @@ def test_a_warning_in_training_is_heard():
 
 
 def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):
-    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL)
-    fast = replace(spec, engine='fast')
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
+    fast = spec.replace(engine='fast')
     assert fast.run_id != spec.run_id
-    with pytest.raises(UserError, match='engine'): replace(spec, engine='quick')
+    with pytest.raises(UserError, match='engine'): spec.replace(engine='quick')
     env = [train(s, tmp_path)['environment'] for s in (spec, fast)]
     assert env[0]['deterministic'] and env[0]['engine'] == vars(Engine())
     assert not env[1]['deterministic'] and env[1]['engine']['channels_last']
@@ -137,7 +137,7 @@ def test_a_fast_run_that_is_killed_goes_on(tmp_path):
     class Killed(Exception): pass
     def kill(spec, history):
         if len(history) == 1: raise Killed
-    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL, engine='fast')
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL, engine='fast')
     with pytest.raises(Killed): train(spec, tmp_path, progress=kill)
     epochs = []
     train(spec, tmp_path, progress=lambda s, h: epochs.append(len(h)))
@@ -158,7 +158,7 @@ def test_the_learning_rate_falls_from_lr_to_lr_min():
 
 def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
     "Ten seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 2 pp of final accuracy."
-    base = replace(run_spec('demo', 'baseline', student='resnet18'), width=8, epochs=8)
-    accuracy = {e: [train(replace(base, seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
+    base = run_spec('demo', 'baseline', student='resnet18').replace(width=8, epochs=8)
+    accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
     assert min(map(min, accuracy.values())) > .7  # networks that have learned
     assert equivalence(accuracy['fast'], accuracy['faithful'], margin=2.).p < .05

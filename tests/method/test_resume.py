@@ -79,7 +79,7 @@ def _epochs(folder):
 def test_a_checkpoint_of_another_teacher_or_other_images_is_not_resumed(teacher, student_spec, monkeypatch):
     from kd_capacity import data
     results, _ = teacher
-    spec = replace(run_spec('demo', 'baseline', student='resnet18'), **SMALL)
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
     class Stop(Exception): pass
     def stop(*a): raise Stop
     with pytest.raises(Stop): train(spec, results, progress=stop)

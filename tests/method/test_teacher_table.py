@@ -130,7 +130,7 @@ def test_a_damaged_table_says_what_to_do(tmp_path):
 def test_a_fast_logit_run_learns_the_same_from_the_table_as_live(teacher, student_spec):
     "The second run of a seed never asks the teacher and ends alike; its losses are those of a run that asked live."
     live = student_spec('logit', lr=1e-3)  # small steps: rounding has no time to grow
-    kept = replace(live, engine='fast')
+    kept = live.replace(engine='fast')
     train(live, teacher[0])
     first = train(kept, teacher[0])
     assert first['environment']['engine']['table'] and len(list((data_dir()/'teacher_logits').iterdir())) == 1

@@ -19,7 +19,7 @@ from kd_capacity.training import RunFailed, train
 JPEGS = SHARED/'data'/'cifar10-jpeg.tar.xz'
 
 
-def baseline(**more): return replace(run_spec('demo', 'baseline', student='resnet18'), **{**SMALL, **more})
+def baseline(**more): return run_spec('demo', 'baseline', student='resnet18').replace(**{**SMALL, **more})
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_same_spec_twice_gives_the_same_bits(teacher, student_spec, tmp_path
     torch.manual_seed(7)
     b = train(spec, again)
     assert a['weights'] == b['weights'] and a['outcome'] == b['outcome'] and a['fidelity'] == b['fidelity']
-    assert train(replace(spec, seed=1), again)['weights'] != a['weights']
+    assert train(spec.replace(seed=1), again)['weights'] != a['weights']
 
 
 def test_train_leaves_torch_as_it_found_it(tmp_path):

@@ -100,7 +100,7 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
     (tmp_path/'profiles'/'tiny.toml').write_text(TINY)
     results = tmp_path/'results'
     baseline = next(s for s in study_runs('tiny') if s.role == 'baseline')
-    hot = replace(baseline, lr=1e30, clipping='none')  # a record of a failed run, under the id of a run of the study
+    hot = baseline.replace(lr=1e30, clipping='none')  # a record of a failed run, under the id of a run of the study
     from kd_capacity.training import RunFailed, train
     with pytest.raises(RunFailed): train(hot, tmp_path/'hot')
     failed = records.read_record(hot.run_id, tmp_path/'hot')
