@@ -7,20 +7,20 @@ __all__ = ['Width', 'RUN_KEYS', 'SHARED', 'PAPER', 'Pair', 'Seeds', 'StemAblatio
            'options_of', 'profile_dir', 'profiles', 'profile', 'run_spec', 'default_teacher', 'DistilledCell',
            'distilled_cells', 'grid', 'study_runs', 'Deviation', 'deviations']
 
-# %% ../nbs/method/10_profiles.ipynb #34b3abb0
-import os, tomllib
-from functools import cache, lru_cache
+# %% ../nbs/method/10_profiles.ipynb #969cf1a7
+import importlib.util, os, tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from .basics import Checked, Count, Size, UserError, checked, one_of, root
+from .basics import Checked, Count, Size, UserError, checked, one_of
 from .config import SPEC_FIELDS, RunSpec, spec_names
 from .losses import METHODS, method_options, option_fields
 from .models import ARCHS, STEMS
 
-# %% ../nbs/method/10_profiles.ipynb #900da4ae
+# %% ../nbs/method/10_profiles.ipynb #0a967501
 Width = Annotated[int, Field(ge=1, le=4096)]
 
 class Pair(Checked):
@@ -43,7 +43,7 @@ class Pair(Checked):
 
     def __iter__(self): return iter((self.teacher, self.student))
 
-# %% ../nbs/method/10_profiles.ipynb #6d87aad2
+# %% ../nbs/method/10_profiles.ipynb #1f010b9b
 def _without_repeats(values, info):
     "A list whose entries differ."
     for i, value in enumerate(values):
@@ -86,7 +86,7 @@ class Selection(Checked):
         for name in grid: one_of('option in selection.grid', name, option_fields())
         return grid
 
-# %% ../nbs/method/10_profiles.ipynb #68ff9a32
+# %% ../nbs/method/10_profiles.ipynb #822c6e4f
 _tell_apart = 'profile stage role teacher student method seed teacher_run teacher_width clipping'.split()
 RUN_KEYS = [name for name in SPEC_FIELDS if name not in _tell_apart]
 
@@ -126,7 +126,7 @@ class Profile(Checked):
         RunSpec(profile=self.name, stage='final', role='baseline', student=self.pairs[0].student, **self.run)
         return self
 
-# %% ../nbs/method/10_profiles.ipynb #4d346237
+# %% ../nbs/method/10_profiles.ipynb #99ff05ed
 def _check_options(p):
     "Options of a profile: of a method, or of any that has them."
     for key, value in p.options.items():
@@ -149,10 +149,11 @@ def options_of(p: Profile, # a profile
     shared = {k: v for k, v in p.options.items() if k in schema}
     return method_options(method, {**shared, **p.options.get(method, {})}).model_dump()
 
-# %% ../nbs/method/10_profiles.ipynb #3b95bcdc
+# %% ../nbs/method/10_profiles.ipynb #72e859c8
 def profile_dir() -> Path:
-    "Folder of the profiles: `KD_PROFILES`, or workflow/profiles/ in the repository."
-    return Path(os.environ.get('KD_PROFILES') or root()/'workflow'/'profiles')
+    "Folder of the profiles: `KD_PROFILES`, or the package's own, which is workflow/profiles/ in a clone."
+    package = Path(importlib.util.find_spec('kd_capacity').origin).parent
+    return Path(os.environ.get('KD_PROFILES') or (package/'profile_files').resolve())
 
 def profiles() -> list[str]:
     "Names of all profiles."
@@ -171,7 +172,7 @@ def _parsed(stamp):
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f'{path} is not valid TOML: {e}. Mend that line.') from e
 
-# %% ../nbs/method/10_profiles.ipynb #b89e61f4
+# %% ../nbs/method/10_profiles.ipynb #e273c040
 def _chain(name):
     "The files of a profile, the extended ones first, each with its state."
     stamps, names, allowed = [], [], profiles()
@@ -204,7 +205,7 @@ def profile(name: str # any file in workflow/profiles/, without its ending
     "The profile of that name; an unknown name, key or value is refused in one sentence."
     return _profile(_chain(name))
 
-# %% ../nbs/method/10_profiles.ipynb #91823843
+# %% ../nbs/method/10_profiles.ipynb #88c4c231
 SHARED = 'data normalization protocol validation_size split_seed padding flip'.split() # with a student's teacher
 
 def run_spec(profile_name: str, # name of a profile
@@ -221,7 +222,7 @@ def run_spec(profile_name: str, # name of a profile
     if role == 'student': base |= _student_defaults(p, given)
     return RunSpec(**{**base, **given})
 
-# %% ../nbs/method/10_profiles.ipynb #1e577499
+# %% ../nbs/method/10_profiles.ipynb #06900465
 def _student_defaults(p, given):
     "What a profile gives a student: options of its method, and its teacher."
     method = one_of('method', given.get('method', 'none'), METHODS)
@@ -238,7 +239,7 @@ def default_teacher(p: Profile,   # a profile
     shared = {k: given[k] for k in SHARED if k in given}
     return run_spec(p.name, 'teacher', teacher=given['teacher'], seed=p.teacher_seeds[0], width=width, **shared)
 
-# %% ../nbs/method/10_profiles.ipynb #91ae78c3
+# %% ../nbs/method/10_profiles.ipynb #4610b341
 class DistilledCell(NamedTuple):
     "A pair and a method: what a configuration is chosen for."
     teacher: str
@@ -261,7 +262,7 @@ def grid(p: Profile,   # with a selection
             combinations = [{**c, option: value} for c in combinations for value in values]
     return combinations
 
-# %% ../nbs/method/10_profiles.ipynb #6777fa66
+# %% ../nbs/method/10_profiles.ipynb #88affabf
 class _Network(NamedTuple):
     arch: str
     width: int | None # None: the profile's
@@ -280,7 +281,7 @@ def _stem_runs(p):
 def _student_run(p, cell, **more):
     return run_spec(p.name, 'student', **{**cell._asdict(), **more})
 
-# %% ../nbs/method/10_profiles.ipynb #51af243f
+# %% ../nbs/method/10_profiles.ipynb #6ef1013a
 def study_runs(profile_or_name, # a Profile or its name
                selection=None,  # {DistilledCell: options}, where the profile selects
               ) -> tuple[RunSpec, ...]:
@@ -307,7 +308,7 @@ def _clipping_runs(p, chosen):
                  for seed in row.seeds]
     return runs
 
-# %% ../nbs/method/10_profiles.ipynb #f8b3fe32
+# %% ../nbs/method/10_profiles.ipynb #0d288ba3
 PAPER = {'v1': 'paper-v1', 'v2': 'paper-v2'} # protocol -> the profile that has the paper's settings
 
 def _choices(p):
