@@ -43,7 +43,9 @@ def runs_below(names, results=None):
     "({run_id: folder} of all records of these profiles; a sentence for each that gets no page)."
     results, found, left_out = Path(results or results_dir()), {}, []
     for path in (p for name in names for p in sorted((results/name).glob('**/record.json'))):
-        run_id, where = records.read_record(path).get('run_id'), path.parent.relative_to(results).as_posix()
+        record, reason = records.checked_record(path)
+        if record is None: left_out.append(f'{path} gets no page: {reason}'); continue
+        run_id, where = record['run_id'], path.parent.relative_to(results).as_posix()
         try: folder_of(run_id)
         except UserError as e: left_out.append(f'{path} gets no page: {e}'); continue
         if run_id == where: found[run_id] = path.parent

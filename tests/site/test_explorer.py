@@ -21,7 +21,7 @@ def hostile_record(results):
     spec = config.run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
     run_id = 'demo/<img src=x onerror=window.hacked=1>/s0'
     text = spec.to_dict() | dict(method=HOSTILE, teacher=HOSTILE, teacher_run=HOSTILE, student=HOSTILE)
-    records.write_record({'run_id': run_id, 'status': HOSTILE, 'failure': HOSTILE, 'spec': text, 'outcome': {'test_best': .5, 'best_epoch': HOSTILE},
+    records.write_record({'run_id': run_id, 'status': 'failed', 'failure': HOSTILE, 'spec': text, 'outcome': {'test_best': .5, 'best_epoch': 1},
                           'data': {'name': HOSTILE, 'sha256': HOSTILE}, 'environment': {'device_name': HOSTILE, 'git_commit': HOSTILE}}, results)
 
 

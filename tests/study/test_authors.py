@@ -2,6 +2,8 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from archives import archive, members, results
 from conftest import ROOT, SHARED
 
-from kd_capacity import records, tables
+from kd_capacity import authors, records, tables
 from kd_capacity.config import UserError
 
 ARCHIVE = SHARED/'reference'/'authors_runs.zip'
@@ -105,7 +107,7 @@ BAD = {
     'model is a list': ({FINAL: results() | {'model': ['resnet18']}}, 'model'), 'unknown method': ({FINAL: results() | {'kd_type': 'magic'}}, 'kd_type'),
     'negative seed': ({FINAL: results() | {'seed': -1}}, 'seed = -1'), 'another seed': ({FINAL: results() | {'seed': 3}}, 'holds seed 3'),
     'epochs cut off': ({FINAL: results() | {'epochs': 100}}, '3 epochs of 100'), 'history is text': ({FINAL: results(history='long')}, 'history'),
-    'epoch without accuracy': ({FINAL: results(history=[{'epoch': 1}], epochs=1)}, 'has no val_acc'), 'teacher without method': ({FINAL: results(teacher='resnet50')}, 'do not go together'),
+    'epoch without accuracy': ({FINAL: results(history=[{'epoch': 1}], epochs=1)}, 'has no history.0.val_acc'), 'teacher without method': ({FINAL: results(teacher='resnet50')}, 'do not go together'),
     'one name twice': ({f'a/{FINAL}': results(), f'b/{FINAL}': results()}, 'same name'),
     'fidelity': ({FINAL: results(), FINAL.replace('results', 'fidelity'): {'kl_t1': 1}}, 'has no top1_agreement')}
 
@@ -128,9 +130,9 @@ def test_a_bomb_is_not_opened(tmp_path, monkeypatch):
     lying[at + 24:at + 28] = struct.pack('<I', 10)
     (tmp_path/'lying.zip').write_bytes(lying)
     with pytest.raises(UserError, match='cannot be imported'): records.import_authors(tmp_path/'lying.zip')
-    monkeypatch.setattr(records, 'ARCHIVE_BYTES', 1000)
+    monkeypatch.setattr(authors, 'ARCHIVE_BYTES', 1000)
     with pytest.raises(UserError, match='more than 0 MiB'): records.import_authors(archive(tmp_path/'many.zip', members()))
-    monkeypatch.setattr(records, 'MEMBERS', 3)
+    monkeypatch.setattr(authors, 'MEMBERS', 3)
     with pytest.raises(UserError, match='more than 3'): records.import_authors(archive(tmp_path/'many.zip', dict.fromkeys('abcd', '')))
 
 
@@ -158,9 +160,14 @@ def test_broken_files_are_one_sentence(small, tmp_path):
 
 
 def test_command_line(small, tmp_path, capsys):
-    assert records.main(['import', str(small), '--results', str(tmp_path/'r')]) is None
+    assert records.main('import', str(small), results=str(tmp_path/'r')) is None
     assert '16 runs imported, 13 distinct trainings' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='there is no such file'): records.main(['import', str(tmp_path/'no.zip'), '--results', str(tmp_path/'r')])
+    with pytest.raises(SystemExit, match='there is no such file'): records.main('import', str(tmp_path/'no.zip'), results=str(tmp_path/'r'))
+    call = lambda *given: subprocess.run([sys.executable, '-m', 'kd_capacity.records', *given], capture_output=True, text=True)
+    assert '16 runs imported' in call('import', str(small), '--results', str(tmp_path/'again')).stdout
+    shown, missing = call('--help'), call('import', str(tmp_path/'no.zip'))
+    assert 'the archive that the authors publish' in shown.stdout and shown.returncode == 0
+    assert missing.returncode == 1 and 'there is no such file' in missing.stderr and 'Traceback' not in missing.stderr
 
 
 # --- the authors' own archive: read from ../shared, skipped where that is not beside the checkout

@@ -1,11 +1,12 @@
 """Records: what a run leaves, and the table of all runs."""
 import json
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
-from kd_capacity import fidelity, records
+from kd_capacity import fidelity, records, run_files
 from kd_capacity.config import UserError
 from kd_capacity.training import train
 
@@ -73,10 +74,99 @@ def test_foreign_newer_and_damaged_records_are_refused_by_name(teacher, text, sa
     results, t = teacher
     path = records.run_folder(t.run_id, results)/'record.json'
     path.write_text(text)
-    for read in (lambda: records.load_runs(results), lambda: train(t, results)):
-        with pytest.raises(UserError) as e: read()
-        assert says in str(e.value) and str(path) in str(e.value)
+    with pytest.raises(UserError) as e: train(t, results)
+    assert says in str(e.value) and str(path) in str(e.value)
     assert path.read_text() == text  # and nothing was written over it
+    assert len(records.load_runs(results)) == 0
+    (bad,) = records.bad_records(results)
+    assert bad.path == path and says in bad.reason and str(path) in bad.reason
+
+
+GOOD = {'schema_version': 1, 'run_id': 'demo/bad', 'status': 'complete', 'failure': None, 'seconds': 3.0, 'parameters': 10,
+        'spec': {'profile': 'demo', 'stage': 'final', 'role': 'student', 'teacher': 'resnet50', 'student': 'resnet18', 'method': 'logit',
+                 'alpha': .5, 'temperature': 4., 'seed': 0, 'epochs': 2, 'width': 8, 'flip': False},
+        'outcome': {'test_best': .9, 'test_final': .8, 'best_epoch': 2, 'per_class': [.9, 1.]}, 'fidelity': {'agreement': .9, 'kl_t1': .1, 'kl_t4': .1},
+        'norms': {'student_max': 1.}, 'data': {'sha256': 'ab', 'train': 10, 'shape': [1, 8, 8], 'classes': ['0', '1']},
+        'teacher': {'run_id': 'demo/t'}, 'weights': {'best_sha256': 'ab'}, 'environment': {'device': 'cpu', 'threads': 1, 'packages': {'torch': '2'}}}
+PLACES = [(k,) for k in GOOD] + [(k, inner) for k, v in GOOD.items() if isinstance(v, dict) for inner in v]
+WRONG = [[], {}, 'text', True, -1, 1.5, 1e999, float('nan'), 2**64, 95.2]
+
+
+def with_value(place, value):
+    record = json.loads(json.dumps(GOOD))
+    inner = record if len(place) == 1 else record[place[0]]
+    inner[place[-1]] = value
+    return record
+
+
+def suits(place, value):
+    "What a value may be without harm: text where text belongs, a number of another size where any number is possible."
+    good = GOOD[place[0]] if len(place) == 1 else GOOD[place[0]][place[1]]
+    if place in [('status',), ('schema_version',), ('spec', 'role')]: return False
+    if isinstance(value, float) and not np.isfinite(value): return False
+    if good is None or isinstance(good, str): return isinstance(value, str)
+    if isinstance(good, (list, dict)): return type(value) is type(good) and not value and place not in [('teacher',), ('weights',), ('outcome',)]
+    if isinstance(good, bool): return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0: return False
+    if isinstance(good, int): return isinstance(value, int) and value < 2**63
+    bounded = place[-1] in ('alpha', 'test_best', 'test_final', 'agreement')
+    return value <= 1 if bounded else True
+
+
+def test_every_wrong_value_is_refused_in_words_and_no_other(tmp_path):
+    path, refused = tmp_path/'demo'/'bad'/'record.json', 0
+    path.parent.mkdir(parents=True)
+    for place in PLACES:
+        for value in WRONG:
+            path.write_text(json.dumps(with_value(place, value)))
+            record, reason = run_files.checked_record(path)
+            assert (record is not None) == suits(place, value), (place, value, reason)
+            if record is None:
+                refused += 1
+                assert str(path) in reason and '\n' not in reason and len(reason) < 500 and len(records.load_runs(tmp_path)) == 0
+    assert refused > 300
+
+
+DAMAGED = {'deep list': '['*5000 + ']'*5000, 'deep object': '{"a":'*5000 + '1' + '}'*5000, 'deep inside': json.dumps(GOOD)[:-1] + ', "x": ' + '['*5000 + ']'*5000 + '}',
+           'empty': '', 'cut off': json.dumps(GOOD)[:100], 'bytes': b'\xff\xfe', 'text': '"record"', 'null': 'null', 'no outcome': json.dumps({**GOOD, 'outcome': None}),
+           'a long number': '{"schema_version": ' + '9'*5000 + '}', 'true as schema': '{"schema_version": true}', 'no run_id': '{"schema_version": 1}'}
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_a_damaged_record_is_left_out_and_named_and_the_others_are_read(name, tmp_path):
+    records.write_record({**GOOD, 'run_id': 'demo/good'}, tmp_path)
+    path = tmp_path/'demo'/'bad'/'record.json'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DAMAGED[name] if isinstance(DAMAGED[name], bytes) else DAMAGED[name].encode())
+    assert records.load_runs(tmp_path).run_id.tolist() == ['demo/good']
+    (bad,) = records.bad_records(tmp_path)
+    assert bad.path == path and bad.reason.startswith(f'{path} ') and '\n' not in bad.reason and len(bad.reason) < 500
+    with pytest.raises(UserError) as e: records.read_record('demo/bad', tmp_path)
+    assert str(e.value) == bad.reason
+
+
+def test_a_folder_that_cannot_be_read_as_a_record_is_named(tmp_path):
+    (tmp_path/'demo'/'bad'/'record.json').mkdir(parents=True)
+    assert 'cannot be read' in records.bad_records(tmp_path)[0].reason
+
+
+def test_a_copied_folder_does_not_count_twice(teacher):
+    results, t = teacher
+    folder = records.run_folder(t.run_id, results)
+    shutil.copytree(folder, folder.with_name('copy'))
+    assert records.load_runs(results).run_id.tolist() == [t.run_id]
+    assert t.run_id in records.bad_records(results)[0].reason
+
+
+@pytest.mark.parametrize('change, says', [(lambda h: h.drop(columns='lr'), 'column lr is missing'), (lambda h: h.assign(extra=1), "'extra' is not known"),
+                                          (lambda h: h.assign(test_accuracy=95.), 'test_accuracy leaves [0, 1]'), (lambda h: h.assign(lr='much'), 'lr holds text')])
+def test_a_history_of_other_columns_or_values_is_refused_in_words(teacher, change, says):
+    results, t = teacher
+    path = records.run_folder(t.run_id, results)/'history.csv'
+    change(records.history(t.run_id, results)).to_csv(path, index=False)
+    with pytest.raises(UserError) as e: records.history(t.run_id, results)
+    assert says in str(e.value) and str(path) in str(e.value)
+    if 'column' in says: assert says in records.bad_records(results)[0].reason and len(records.load_runs(results)) == 0
 
 
 def test_a_number_that_nobody_measured_is_not_written(tmp_path):
@@ -97,7 +187,7 @@ def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch):
     (tmp_path/'results').mkdir()
     for name in 'code.py', 'results/old.json': (tmp_path/name).write_text('1')
     git('add', '.'); git('commit', '-m', 'all')
-    monkeypatch.setattr(records, 'root', lambda: tmp_path)
+    monkeypatch.setattr(run_files, 'root', lambda: tmp_path)
     clean = lambda: records.environment()['git_clean']
     assert clean() is True
     for name in 'new.json', 'old.json': (tmp_path/'results'/name).write_text('2')
