@@ -55,7 +55,7 @@ def test_fidelity_stands_beside_control_and_twins(study):
     f = fidelity_tests.fidelity_tests(runs, root)
     assert len(f) == 6*3
     r = one(f, teacher='resnet34', student='resnet18', method='logit', measure='kl_t1')
-    base = [replace(baseline(), seed=i).run_id for i in range(3)]
+    base = [baseline().replace(seed=i).run_id for i in range(3)]
     teacher = config.run_spec('demo', 'teacher', teacher='resnet34').run_id
     control = [fidelity_tests.closeness(teacher, b, root)['kl_t1'] for b in base]
     twins = [fidelity_tests.closeness(a, b, root)['kl_t1'] for a, b in combinations(base, 2)]

@@ -508,8 +508,8 @@ def test_the_same_generator_gives_the_same_table():
 
 def test_clipping_is_compared_with_union_of_equal_settings():
     feature = student(method='feature')
-    ablated = replace(feature, stage='clipping', clipping='student_only')
-    runs = frame(cell(feature, A) + cell(ablated, B) + cell(replace(feature, alpha=.9), [.1, .2]) + cell(replace(ablated, student='resnet34'), A))
+    ablated = feature.replace(stage='clipping', clipping='student_only')
+    runs = frame(cell(feature, A) + cell(ablated, B) + cell(feature.replace(alpha=.9), [.1, .2]) + cell(ablated.replace(student='resnet34'), A))
     t = statistics.clipping_equivalence(runs, .3)
     r, w = one(t, student='resnet18'), stats.ttest_ind(B, A, equal_var=False)
     assert [r.estimate, r.p, r.ci_low] == pytest.approx([100*(np.mean(B) - np.mean(A)), w.pvalue, 100*w.confidence_interval().low], **CLOSE)
