@@ -15,6 +15,7 @@ from .basics import Checked, Count, NonNegative, Positive, Size, UserError, erro
 from .clipping import MODES
 from .data import NORMALIZATIONS, SOURCES
 from .engine import ENGINES
+from . import more_losses # noqa: F401, enters its methods
 from .losses import METHODS, method_options, option_fields
 from .models import ARCHS, STEMS
 

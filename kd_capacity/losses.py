@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'total_loss', 'same_logits', 'logit_kd', 'projection', 'match_size', 'feature_distance', 'FeatureKD',
            'option', 'NoOptions', 'Weighted', 'Batch', 'Objective', 'Distillation', 'Method', 'method',
-           'LogitDistillation', 'FeatureDistillation', 'method_options', 'option_fields', 'option_symbol', 'objective']
+           'LogitDistillation', 'FeatureDistillation', 'method_options', 'option_fields', 'loss_parts', 'option_symbol',
+           'objective']
 
 # %% ../nbs/method/03_losses.ipynb #ccfd4a9a
 from typing import Annotated, NamedTuple
@@ -150,6 +151,7 @@ class Objective(nn.Module):
     "What one training step minimises; this one is L_ce alone, for teachers and baselines."
     Options = NoOptions                    # schema of the method's options
     needs_teacher = needs_features = False # what the training loop has to provide
+    parts = ()                             # names of what `loss` gives beside total, ce and kd
 
     def __init__(self,
                  options,                # an instance of `Options`
@@ -224,6 +226,7 @@ class LogitDistillation(Distillation):
 class FeatureDistillation(Distillation):
     "Feature-KD: the distance is `FeatureKD` between the two networks' maps."
     needs_features = True
+    parts = 'mse', 'cosine'
 
     class Options(Weighted):
         beta: NonNegative = option(0.5, 'β', 'b', 'weight of the cosine term')
@@ -260,6 +263,10 @@ def _option_type(schema, key):
 def option_fields() -> dict:
     "{option: its pydantic field} of all methods together, in the order of METHODS."
     return {name: field for m in METHODS.values() for name, field in m.options.model_fields.items()}
+
+def loss_parts() -> list[str]:
+    "The parts of a loss that are recorded, of all methods together."
+    return ['total', 'ce', 'kd', *dict.fromkeys(part for m in METHODS.values() for part in m.objective.parts)]
 
 def option_symbol(name: str) -> str:
     "The symbol of an option, e.g. 'α'."

@@ -242,15 +242,21 @@ def default_teacher(p: Profile,   # a profile
 # %% ../nbs/method/10_profiles.ipynb #4610b341
 class DistilledCell(NamedTuple):
     "A pair and a method: what a configuration is chosen for."
-    teacher: str
+    teacher: str | None              # None: the method needs none
     student: str
     method: str
     width: int | None = None         # of the student; None: the profile's
     teacher_width: int | None = None # None: the profile's
 
 def distilled_cells(p: Profile) -> list[DistilledCell]:
-    "Every pair with every method."
-    return [DistilledCell(t, s, m, pair.width, pair.teacher_width) for pair in p.pairs for t, s in [pair] for m in p.methods]
+    "Every pair with every method; a method without a teacher once a student."
+    cells = []
+    for pair in p.pairs:
+        for method in p.methods:
+            taught = METHODS[method].needs_teacher
+            teacher = (pair.teacher, pair.teacher_width) if taught else (None, None)
+            cells.append(DistilledCell(teacher[0], pair.student, method, pair.width, teacher[1]))
+    return list(dict.fromkeys(cells))
 
 def grid(p: Profile,   # with a selection
          method: str,  # a key of METHODS
