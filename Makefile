@@ -1,6 +1,7 @@
 # `make` and `make help` print the targets below with what follows their ##.
 
-SHOWN = thin demo
+# studies of real images that have records here come first
+SHOWN = $(foreach p,capacity small,$(if $(wildcard $(RESULTS)/$p/*),$p)) demo
 PROFILE ?= $(if $(filter report,$(MAKECMDGOALS)),$(SHOWN),demo)
 RUNS ?= ours
 $(if $(filter-out ours authors,$(RUNS)),$(error RUNS = $(RUNS) is not valid; allowed: ours, authors))
