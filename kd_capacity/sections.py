@@ -12,7 +12,7 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
            'limits_section', 'citation_section', 'reproduced_section', 'price_section']
 
-# %% ../nbs/site/06_sections.ipynb #fce840b4
+# %% ../nbs/site/06_sections.ipynb #2fdcb746
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, explorer, figures, findings
 from . import records, run_pages, statistics, study, tables
@@ -22,7 +22,7 @@ from .pages import Fold, Figure, Html, Sentence, Table, Text
 from .pages import for_each, headed, studies_in_words
 from .tables import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #1cac3800
+# %% ../nbs/site/06_sections.ipynb #a54ff0bd
 def evidence_section(report):
     "What each study is evidence of."
     for s in report.with_runs: yield Sentence(s.words, tables.evidence(s.name).rstrip('.'))
@@ -35,7 +35,7 @@ def state_section(report):
     yield Table(table.rename(columns=heads).drop(columns='Command'))
     yield Fold('How to train them', [Table(table[['Profile', 'Command']])])
 
-# %% ../nbs/site/06_sections.ipynb #705094f9
+# %% ../nbs/site/06_sections.ipynb #8c399c05
 def _linked(text, table): return Table(text, tables.links(table, text))
 
 def _beside_paper(study):
@@ -63,13 +63,14 @@ def accuracy_section(report):
         yield _linked(tables.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
+# %% ../nbs/site/06_sections.ipynb #5226fd2c
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
         yield Table(tables.selected_text(tables.selected(study.runs), tables.published()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #8753846f
+# %% ../nbs/site/06_sections.ipynb #fc737fe7
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -90,7 +91,7 @@ def _clipping_figures(study, table):
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #f50f3781
+# %% ../nbs/site/06_sections.ipynb #3ebe332d
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
@@ -101,7 +102,7 @@ def clipping_section(report):
         if len(table): yield _linked(tables.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #70c9461d
+# %% ../nbs/site/06_sections.ipynb #f9f658db
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
@@ -120,7 +121,7 @@ def agreement_headings(report):
     finding = lambda s: tables.fidelity_finding(tables.fidelity(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #f9041fa0
+# %% ../nbs/site/06_sections.ipynb #5b91ae29
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -144,7 +145,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #5a10a572
+# %% ../nbs/site/06_sections.ipynb #519afc10
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -163,7 +164,7 @@ def moderation_section(report):
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #9ed72485
+# %% ../nbs/site/06_sections.ipynb #b52ba65d
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
@@ -182,7 +183,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #987eaa36
+# %% ../nbs/site/06_sections.ipynb #506b25fe
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -198,7 +199,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #57ab337e
+# %% ../nbs/site/06_sections.ipynb #226e2afa
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -221,7 +222,7 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #bcca79c2
+# %% ../nbs/site/06_sections.ipynb #39d14d40
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
     tested = {s.name: tables.fidelity(s.runs, s.results) for s in report.with_runs}
@@ -250,7 +251,7 @@ def control_section(report):
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #8ef5028c
+# %% ../nbs/site/06_sections.ipynb #7c682241
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
@@ -262,7 +263,7 @@ def _class_blocks(study):
         yield Sentence(study.words, f'{tables.class_finding(table)}: {why}')
     if len(table): yield Fold(f'Every class: {study.words}', [Table(tables.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #6fc818b5
+# %% ../nbs/site/06_sections.ipynb #23197db1
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
@@ -285,7 +286,7 @@ def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #7ef0e424
+# %% ../nbs/site/06_sections.ipynb #670b1162
 def _calibration_blocks(study):
     table = tables.calibration(study.runs, study.results)
     bins = tables.reliability(study.runs, study.results)
@@ -306,7 +307,7 @@ def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #18835f54
+# %% ../nbs/site/06_sections.ipynb #f21d815e
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
@@ -323,7 +324,7 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #8ef54a2e
+# %% ../nbs/site/06_sections.ipynb #cd86cc94
 def _convergence(study, settings, curves):
     value = curves[tables.judged_by(curves)]
     if not value.notna().any(): return None
@@ -337,7 +338,7 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #349438a7
+# %% ../nbs/site/06_sections.ipynb #1d04db8a
 def _gap_figure(study, settings, curves):
     value = tables.generalisation_gap(curves)
     if not value.notna().any(): return None
@@ -362,7 +363,7 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #ad6f208c
+# %% ../nbs/site/06_sections.ipynb #86840114
 def _norm_blocks(study):
     threshold = tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
@@ -381,7 +382,7 @@ def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #83866049
+# %% ../nbs/site/06_sections.ipynb #22ab5a70
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -395,7 +396,7 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #84930d8c
+# %% ../nbs/site/06_sections.ipynb #c1fbf128
 def cost_section(report):
     "What the runs have cost."
     costs = {s.name: study.costs(s.name, report.results) for s in report.with_runs}
@@ -420,7 +421,7 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #be4e8d6c
+# %% ../nbs/site/06_sections.ipynb #563ac9b2
 def device_section(report):
     "Which devices trained them."
     parts = [study.costs(s.name, report.results).assign(profile=s.name) for s in report.with_runs]
@@ -429,7 +430,7 @@ def device_section(report):
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #f2f821b4
+# %% ../nbs/site/06_sections.ipynb #6f61f064
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -441,7 +442,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #779728c6
+# %% ../nbs/site/06_sections.ipynb #fd196de2
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -465,7 +466,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #6ead716f
+# %% ../nbs/site/06_sections.ipynb #53e11f66
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -490,7 +491,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #62b305ad
+# %% ../nbs/site/06_sections.ipynb #e8da25f0
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -516,7 +517,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #cae239cf
+# %% ../nbs/site/06_sections.ipynb #38425b01
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -538,7 +539,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #dfd2b5c4
+# %% ../nbs/site/06_sections.ipynb #45e7f58a
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
@@ -563,7 +564,7 @@ def _reproduced_blocks(study):
 
 def reproduced_section(report):
     "What our runs decided, what they saw, and what is open."
-    for study in report.with_runs: yield from _reproduced_blocks(study)
+    for s in report.with_runs: yield from _reproduced_blocks(s)
 
 def price_section(report):
     "What the rest of the paper's study would cost."
