@@ -4,25 +4,26 @@
 
 # %% auto #0
 __all__ = ['PAPER_RUNS', 'PRINTED_TABLE', 'DEMO', 'STUDY_NAMES', 'TITLE', 'SPEEDS', 'study_name', 'is_evidence', 'has_records',
-           'default_studies', 'chosen_studies', 'or_unknown', 'counted', 'value_text', 'in_words', 'of_all', 'capital',
-           'by_size', 'clear_gains_finding', 'every_test_text', 'moderation_finding', 'power_finding',
-           'effects_to_draw', 'optimism_finding', 'equivalence_finding', 'sensitivity_finding', 'sensitivity_text',
-           'control_finding', 'amount_finding', 'seeds_finding', 'status_finding', 'environment_text', 'packages_text',
-           'data_text', 'hash_findings', 'choice_text', 'deviations_text', 'example_commands', 'citation',
-           'cost_finding', 'cost_text', 'cost_links', 'device_text', 'machine_name', 'left_text', 'paper_cost_text',
-           'price_text', 'value_bars', 'machine_finding', 'benchmark_text', 'switches_text']
+           'default_studies', 'chosen_studies', 'or_unknown', 'value_text', 'in_words', 'of_all', 'capital', 'by_size',
+           'clear_gains_finding', 'every_test_text', 'moderation_finding', 'power_finding', 'effects_to_draw',
+           'optimism_finding', 'equivalence_finding', 'sensitivity_finding', 'sensitivity_text', 'control_finding',
+           'amount_finding', 'seeds_finding', 'status_finding', 'environment_text', 'packages_text', 'data_text',
+           'hash_findings', 'choice_text', 'deviations_text', 'example_commands', 'citation', 'cost_finding',
+           'cost_text', 'cost_links', 'device_text', 'machine_name', 'left_text', 'paper_cost_text', 'price_text',
+           'value_bars', 'machine_finding', 'benchmark_text', 'switches_text']
 
-# %% ../nbs/evidence/10_findings.ipynb #5d35ecac
+# %% ../nbs/evidence/10_findings.ipynb #5c4738d9
 import math
 import pandas as pd
 from pathlib import Path
 from urllib.parse import quote_plus
-from . import benchmark, claims, config, figures, records, statistics, study, tables
+from . import benchmark, claims, config, figures, records, statistics, study, wording
 from .config import method as method_name, network as network_name
 from .config import pair as pair_name, signed as signed_text
 from .study import arithmetic, duration
+from .wording import runs_text
 
-# %% ../nbs/evidence/10_findings.ipynb #7e35a374
+# %% ../nbs/evidence/10_findings.ipynb #8ea0ebd0
 PAPER_RUNS = records.AUTHORS   # stands for the paper's own runs
 PRINTED_TABLE = 'published'     # stands for the tables that the paper prints
 DEMO = 'demo'
@@ -41,7 +42,7 @@ def is_evidence(name):
     "Whether the runs can say anything about real images; the demo's cannot."
     return name in (PAPER_RUNS, PRINTED_TABLE) or config.profile(name).run['data'] != 'digits'
 
-# %% ../nbs/evidence/10_findings.ipynb #cece66ae
+# %% ../nbs/evidence/10_findings.ipynb #aaecad54
 _STUDY_ORDER = PAPER_RUNS, 'paper-v2', 'paper-v1', 'capacity', 'small'
 
 def has_records(name, results=None):
@@ -65,14 +66,10 @@ def chosen_studies(profiles, results=None): # profiles: names, separated by comm
         if name not in (PAPER_RUNS, PRINTED_TABLE): config.profile(name)
     return names
 
-# %% ../nbs/evidence/10_findings.ipynb #750b3fdf
+# %% ../nbs/evidence/10_findings.ipynb #e4811239
 def or_unknown(x, form='{}'): # form: of `str.format`
     "A number as text, or 'unknown' where there is none."
     return 'unknown' if x is None or pd.isna(x) else form.format(x)
-
-def counted(k, what):
-    "'1 run', '2 runs'."
-    return f'{k} {what}' + ('' if k == 1 else 's')
 
 def value_text(value):
     "A value of a record as a reader expects it: yes, no, unknown, or itself."
@@ -95,7 +92,7 @@ def capital(text):
     "The sentence with a capital letter."
     return text[:1].upper() + text[1:]
 
-# %% ../nbs/evidence/10_findings.ipynb #d05983c1
+# %% ../nbs/evidence/10_findings.ipynb #8be026d4
 def _layers(arch):
     "The number in a network's name, 18 of 'resnet18'; by it networks are ordered."
     digits = str(arch).rpartition('resnet')[2]
@@ -118,7 +115,7 @@ def clear_gains_finding(gains): # of `statistics.with_adjusted_intervals`
     return (f'{of_all(above, len(judged))} gains {lie} above zero{losses}; '
             f'adjusted for their number, {still}')
 
-# %% ../nbs/evidence/10_findings.ipynb #315a48c7
+# %% ../nbs/evidence/10_findings.ipynb #3636a895
 _TESTS = {'Accuracy, %': 'mean', 'Baseline, %': 'baseline_mean', 'Gain, pp': 'gain',
           'Welch p': 'welch_p', 'paired p': 'paired_p', 'permutation p': 'permutation_p',
           'Holm p': 'holm_p', 'BH p': 'bh_p', 'Hedges g': 'hedges_g',
@@ -128,7 +125,7 @@ def every_test_text(gains): # of `statistics.gain_table`
     "The table of every test of every gain, for readers."
     def text(column):
         digits = 3 if column.endswith('_p') else 2
-        return gains[column].map(lambda x: tables.plain(x, digits))
+        return gains[column].map(lambda x: wording.plain(x, digits))
     return pd.DataFrame({
         'Pair': [pair_name(r) for r in gains.to_dict('records')],
         'Method': gains.method.map(method_name),
@@ -136,7 +133,7 @@ def every_test_text(gains): # of `statistics.gain_table`
         **{head: text(column) for head, column in _TESTS.items()},
         'Note': statistics.notes(gains)})
 
-# %% ../nbs/evidence/10_findings.ipynb #7c3fc224
+# %% ../nbs/evidence/10_findings.ipynb #b1467afe
 def moderation_finding(table): # of `statistics.moderation_table`
     "One sentence: how many differences of gains are clear of zero, and the widest of their bounds."
     judged = table[table.ci_low.notna() & table.way.ne('per doubling (HC3)')]
@@ -144,11 +141,11 @@ def moderation_finding(table): # of `statistics.moderation_table`
     above, below = int((judged.ci_low > 0).sum()), int((judged.ci_high < 0).sum())
     if not above + below:
         return ('Whether the larger student gains more is not decided; '
-                f'{counted(len(judged), "difference")} of gains, each with zero in its interval')
+                f'{runs_text(len(judged), "difference")} of gains, each with zero in its interval')
     return (f'{of_all(above, len(judged))} differences of gains lie above zero, '
             f'{in_words(below)} below')
 
-# %% ../nbs/evidence/10_findings.ipynb #8fa4e69d
+# %% ../nbs/evidence/10_findings.ipynb #123c7f23
 def _detectable_text(seeds, sd):
     gain = statistics.detectable(seeds, sd)
     moderation = statistics.detectable(seeds, sd, interaction=True)
@@ -164,7 +161,7 @@ def effects_to_draw(sd):
     "Effects in pp whose power is worth drawing at this spread."
     return [.1, .2, .3] if sd < .3 else [.5, 1, 2]
 
-# %% ../nbs/evidence/10_findings.ipynb #95dba15e
+# %% ../nbs/evidence/10_findings.ipynb #d41a4272
 def optimism_finding(optimism): # of `statistics.selection_optimism`
     "One sentence: what choosing on the test set adds to the accuracy shown."
     if not len(optimism): return 'No configuration was selected: nothing to compare'
@@ -174,7 +171,7 @@ def optimism_finding(optimism): # of `statistics.selection_optimism`
     if pd.notna(m.ci_low): said += f' [{signed_text(m.ci_low)}, {signed_text(m.ci_high)}]'
     return said + (f'; {m.note}' if m.note else '')
 
-# %% ../nbs/evidence/10_findings.ipynb #6e645536
+# %% ../nbs/evidence/10_findings.ipynb #4137bc21
 def equivalence_finding(table): # of `statistics.clipping_equivalence`
     "One sentence: whether the defect's effect is shown to be smaller than the margin."
     judged = table[table.tost_p.notna()]
@@ -185,7 +182,7 @@ def equivalence_finding(table): # of `statistics.clipping_equivalence`
     within = f'; it is in {in_words(same)} of {in_words(len(judged))} pairs' if same else ''
     return f'The clipping defect is not shown to be smaller than {claims.MARGIN} pp{within}'
 
-# %% ../nbs/evidence/10_findings.ipynb #96c97614
+# %% ../nbs/evidence/10_findings.ipynb #7a4f8c29
 def _changed_ways(table): # a way without an interval concludes nothing
     return ~table.same & table.ci_low.notna()
 
@@ -203,7 +200,7 @@ _student_words = lambda text: str(text).replace('resnet', 'R')
 def sensitivity_text(table):
     "Every way of looking, for readers."
     t = table[table.estimate.notna()]
-    intervals = [tables.interval(r.ci_low, r.ci_high, r.n) for r in t.itertuples()]
+    intervals = [wording.interval(r.ci_low, r.ci_high, r.n) for r in t.itertuples()]
     return pd.DataFrame({
         'Looked at': t.variant.str.replace('test_', 'test, '), 'Quantity': t.quantity,
         'Teacher': t.teacher.map(network_name), 'Student': t.student.map(_student_words),
@@ -211,7 +208,7 @@ def sensitivity_text(table):
         'Estimate, pp': t.estimate.map(signed_text), '95 % interval': intervals,
         'Conclusion': t.conclusion + _changed_ways(t).map({True: ' (changed)', False: ''})})
 
-# %% ../nbs/evidence/10_findings.ipynb #416f9cd5
+# %% ../nbs/evidence/10_findings.ipynb #a35586e5
 def control_finding(tests): # of `statistics.fidelity_tests`, rows with a run
     "One sentence: how many measures of fidelity differ from those of an undistilled network."
     if not len(tests): return 'No run has a measure of fidelity'
@@ -221,7 +218,7 @@ def control_finding(tests): # of `statistics.fidelity_tests`, rows with a run
     return (f'{differ} of {judged} comparisons with an undistilled network '
             'differ after Holm’s correction')
 
-# %% ../nbs/evidence/10_findings.ipynb #6e01d6c1
+# %% ../nbs/evidence/10_findings.ipynb #e8dbc83b
 def amount_finding(runs, histories): # runs of a study; how many have a history
     "One sentence: how many runs are complete and can be drawn."
     done = int(runs.status.eq('complete').sum())
@@ -234,14 +231,15 @@ def seeds_finding(runs): # of a study
     cells = final.groupby([c for c in by if c in final], dropna=False).size()
     if not len(cells): return 'no final run'
     least, most = int(cells.min()), int(cells.max())
-    return f'{counted(most, "seed")} a cell' if least == most else f'{least} to {most} seeds a cell'
+    number = runs_text(most, 'seed') if least == most else f'{least} to {most} seeds'
+    return f'{number} a cell'
 
 def status_finding(statuses): # of `run_pages.listing`, a Series of words
     "One sentence: how many runs there are of each status."
     kinds = statuses.str.replace(r', copy of.*', ', listed a second time', regex=True)
     return '; '.join(f'{n} {kind}' for kind, n in kinds.value_counts().items())
 
-# %% ../nbs/evidence/10_findings.ipynb #36132334
+# %% ../nbs/evidence/10_findings.ipynb #4148b0f9
 def _commit_text(row):
     if row.git_commit is None: return 'unknown'
     return f'{row.git_commit[:12]}{"" if row.git_clean else ", with uncommitted changes"}'
@@ -272,7 +270,7 @@ def hash_findings(data):
     return [f'{name} has {k} hashes: these runs must not be compared'
             for name, k in several.items() if k > 1]
 
-# %% ../nbs/evidence/10_findings.ipynb #15a593a3
+# %% ../nbs/evidence/10_findings.ipynb #48f152af
 def choice_text(value): # of a profile
     "A choice of a profile in words."
     if value is None or value == (): return 'none'
@@ -290,9 +288,9 @@ def deviations_text(name): # a profile
     rows = [{'Choice': k, paper: choice_text(theirs), name: choice_text(ours)}
             for k, theirs, ours in differs]
     verb = 'differs' if len(rows) == 1 else 'differ'
-    return f'{counted(len(rows), "choice")} {verb} from {paper}', pd.DataFrame(rows)
+    return f'{runs_text(len(rows), "choice")} {verb} from {paper}', pd.DataFrame(rows)
 
-# %% ../nbs/evidence/10_findings.ipynb #f603dcd9
+# %% ../nbs/evidence/10_findings.ipynb #19075473
 def example_commands(name, results=None): # a profile
     "One papermill command for each role of a study."
     specs = list(study.runs_of(name, results).values())
@@ -311,7 +309,7 @@ def citation(version, commits=()): # of the package; of the records
         f'  version = {{{version}}},', '  year    = {2026},', f'  note    = {{Apache 2.0{note}}}',
         '}'])
 
-# %% ../nbs/evidence/10_findings.ipynb #0ee5ecca
+# %% ../nbs/evidence/10_findings.ipynb #9502dbc4
 def cost_finding(costs): # of `study.costs`, one study
     "One sentence: trainings, device time, speed and arithmetic."
     done = costs[costs.status == 'complete']
@@ -326,7 +324,7 @@ def cost_finding(costs): # of `study.costs`, one study
     return (f'{len(done)} trainings{rest}; {duration(total)} of device time together, '
             f'{duration(timed.seconds.mean())} a run on average, {speed} GFLOP/s; {work}')
 
-# %% ../nbs/evidence/10_findings.ipynb #fa96c509
+# %% ../nbs/evidence/10_findings.ipynb #ade34d1e
 def cost_text(spent): # of `study.spent`
     "The cost of each kind of run, for readers."
     each = lambda column, form: spent[column].map(lambda x: or_unknown(x, form))
@@ -345,7 +343,7 @@ def cost_links(spent, text): # text: of `cost_text`
         return f'runs.html#q={quote_plus(" ".join(words))}'
     return links.assign(Runs=[address(r) for r in spent.itertuples()])
 
-# %% ../nbs/evidence/10_findings.ipynb #f2c1289c
+# %% ../nbs/evidence/10_findings.ipynb #4e81874a
 def device_text(costs): # of `study.costs`, several together
     "The devices, for readers."
     done = costs[costs.status == 'complete'].fillna({'device': 'unknown: not recorded'})
@@ -359,7 +357,7 @@ def device_text(costs): # of `study.costs`, several together
             'GFLOP/s': or_unknown(c.flop.sum(skipna=False)/seconds/1e9, '{:,.3g}')})
     return pd.DataFrame(rows)
 
-# %% ../nbs/evidence/10_findings.ipynb #5b103805
+# %% ../nbs/evidence/10_findings.ipynb #b2e8b52f
 def machine_name(measured): # a benchmark's result
     "A measured machine: 'AMD EPYC, 2 cores'."
     return f"{measured['machine']['device']}, {measured['machine']['cores']} cores"
@@ -379,7 +377,7 @@ def left_text(names, results, measured): # measured: of `benchmark.read`
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/evidence/10_findings.ipynb #53558e10
+# %% ../nbs/evidence/10_findings.ipynb #2a0109fc
 def paper_cost_text(measured, results, names=('paper-v1', 'paper-v2')):
     "(table, runs whose network was not measured): what the paper's study takes on each machine."
     rows, estimated = [], 0
@@ -410,7 +408,7 @@ def price_text(names=('paper-v1', 'paper-v2'), results=None):
                 'EFLOP left': f'{work/1e18:.2f}', **hours}
     return pd.DataFrame([row(n) for n in names])
 
-# %% ../nbs/evidence/10_findings.ipynb #8afb0982
+# %% ../nbs/evidence/10_findings.ipynb #dd031161
 def value_bars(labels,  # of the bars, from the top
                series,  # {name or None: values}
                colours, # of the bars; {name: colour} for several series
@@ -431,7 +429,7 @@ def value_bars(labels,  # of the bars, from the top
     if len(series) > 1: ax.legend(frameon=False, loc='lower right', fontsize=9)
     return ax
 
-# %% ../nbs/evidence/10_findings.ipynb #cb077f64
+# %% ../nbs/evidence/10_findings.ipynb #ec3a712b
 def machine_finding(result): # of `benchmark.run`
     "Markdown: the machine, its versions, and what its data path is worth."
     m, p = result['machine'], result['pipeline']

@@ -12,39 +12,40 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
            'limits_section', 'citation_section', 'reproduced_section', 'price_section']
 
-# %% ../nbs/site/06_sections.ipynb #2fdcb746
+# %% ../nbs/site/06_sections.ipynb #1cfcdb08
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, explorer, figures, findings
-from . import records, run_pages, statistics, study, tables
+from . import records, run_pages, statistics, study, tables, wording
 from .config import method as method_name, pair as pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Table, Text
 from .pages import for_each, headed, studies_in_words
-from .tables import as_markdown
+from .wording import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #a54ff0bd
+# %% ../nbs/site/06_sections.ipynb #af8ef94f
 def evidence_section(report):
     "What each study is evidence of."
-    for s in report.with_runs: yield Sentence(s.words, tables.evidence(s.name).rstrip('.'))
+    for s in report.with_runs:
+        yield Sentence(s.words, wording.evidence_sentence(s.name).rstrip('.'))
 
 def state_section(report):
     "How many runs of each study there are, and the commands that make them."
-    table = tables.state_text(tables.state([s.name for s in report.with_runs], report.results))
+    table = wording.state_text(tables.state([s.name for s in report.with_runs], report.results))
     table = table.assign(Profile=[capital(s.words) for s in report.with_runs])
     heads = {'Profile': 'Runs of', 'Study': 'What it is'}
     yield Table(table.rename(columns=heads).drop(columns='Command'))
     yield Fold('How to train them', [Table(table[['Profile', 'Command']])])
 
-# %% ../nbs/site/06_sections.ipynb #8c399c05
-def _linked(text, table): return Table(text, tables.links(table, text))
+# %% ../nbs/site/06_sections.ipynb #03c4b375
+def _with_links(text, table): return Table(text, wording.links(table, text))
 
 def _beside_paper(study):
-    return tables.against_published(tables.gains(study.runs), tables.published(), 'gain')
+    return tables.against_published(tables.gains(study.runs), tables.published_table(), 'gain')
 
 def gains_section(report):
     "The gain of each distilled student over its baseline, beside the paper's."
     tested = {s.name: _beside_paper(s) for s in report.with_runs}
-    finding = lambda s: tables.gains_finding(tested[s.name])
+    finding = lambda s: wording.gains_finding(tested[s.name])
     yield from headed(report, finding, report.with_runs)
     def one(study):
         table = tested[study.name]
@@ -52,25 +53,25 @@ def gains_section(report):
                      'Welch’s 95 % intervals; hollow marks are the paper’s, on CIFAR-10.',
                      'Gain of each distilled student over its baseline, by capacity gap, '
                      'beside the published gains')
-        yield _linked(tables.gains_text(table), table)
+        yield _with_links(wording.gains_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
 def accuracy_section(report):
     "Teachers and baselines, beside the paper's."
     def one(study):
-        table = tables.accuracy(study.runs)
-        table = tables.against_published(table, tables.published(), 'mean')
-        yield _linked(tables.accuracy_text(table), table)
+        table = tables.accuracy_table(study.runs)
+        table = tables.against_published(table, tables.published_table(), 'mean')
+        yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #5226fd2c
+# %% ../nbs/site/06_sections.ipynb #dc5d6df3
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
-        yield Table(tables.selected_text(tables.selected(study.runs), tables.published()))
+        yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #fc737fe7
+# %% ../nbs/site/06_sections.ipynb #4216eb2f
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -87,41 +88,41 @@ def _clipping_figures(study, table):
         run = rows[rows.n > 0].to_dict('records')
         if not run or not len(study.curves): continue
         yield Figure(_norm_panels(study, run), f'{capital(study.words)}, {pair_name(run[0])}: '
-                     f'{tables.clipping_finding(rows)}. Mean and band over the seeds, by what '
+                     f'{wording.clipping_finding(rows)}. Mean and band over the seeds, by what '
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #3ebe332d
+# %% ../nbs/site/06_sections.ipynb #a0fd692f
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
-    yield from headed(report, lambda s: tables.clipping_finding(tested[s.name]), report.with_runs)
+    yield from headed(report, lambda s: wording.clipping_finding(tested[s.name]), report.with_runs)
     def one(study):
         table = tested[study.name]
         yield from _clipping_figures(study, table)
-        if len(table): yield _linked(tables.clipping_text(table), table)
+        if len(table): yield _with_links(wording.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #f9f658db
+# %% ../nbs/site/06_sections.ipynb #5cbee99e
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
-    finding = lambda s: tables.stem_finding(tested[s.name])
+    finding = lambda s: wording.stem_finding(tested[s.name])
     yield from headed(report, finding, report.with_runs)
     def one(study):
         table = tested[study.name]
         if table.n.sum(): yield Figure(
             figures.stems(table), f'{capital(study.words)}: {finding(study)}. 95 % intervals.',
             'Accuracy of each network with the CIFAR stem and with the ImageNet stem')
-        if len(table): yield _linked(tables.stem_text(table), table)
+        if len(table): yield _with_links(wording.stem_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
 def agreement_headings(report):
     "How far students agree with their teachers, in a sentence for each study."
-    finding = lambda s: tables.fidelity_finding(tables.fidelity(s.runs, s.results))
+    finding = lambda s: wording.fidelity_finding(tables.fidelity_table(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #5b91ae29
+# %% ../nbs/site/06_sections.ipynb #b5e24772
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -145,7 +146,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #519afc10
+# %% ../nbs/site/06_sections.ipynb #4b5af449
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -164,7 +165,7 @@ def moderation_section(report):
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #b52ba65d
+# %% ../nbs/site/06_sections.ipynb #bb794efe
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
@@ -183,7 +184,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #506b25fe
+# %% ../nbs/site/06_sections.ipynb #14de049b
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -199,7 +200,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #226e2afa
+# %% ../nbs/site/06_sections.ipynb #d8712bea
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -222,11 +223,11 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #39d14d40
+# %% ../nbs/site/06_sections.ipynb #6a17e62b
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
-    tested = {s.name: tables.fidelity(s.runs, s.results) for s in report.with_runs}
-    finding = lambda s: tables.fidelity_finding(tested[s.name])
+    tested = {s.name: tables.fidelity_table(s.runs, s.results) for s in report.with_runs}
+    finding = lambda s: wording.fidelity_finding(tested[s.name])
     yield from headed(report, finding, report.with_runs)
     def one(study):
         table = tested[study.name]
@@ -235,7 +236,7 @@ def agreement_section(report):
         yield Figure(figures.agreement(table), f'{capital(study.words)}. {finding(study)}{minus}.',
                      'Agreement with the teacher in percent with 95 % intervals, a row for each '
                      'pair and method, controls hollow')
-        yield Table(tables.fidelity_text(table))
+        yield Table(wording.fidelity_text(table))
     yield from for_each(report, one, report.with_runs)
 
 def control_section(report):
@@ -247,73 +248,74 @@ def control_section(report):
     yield from headed(report, lambda s: findings.control_finding(tested[s.name]), report.with_runs)
     def one(study):
         if not len(tested[study.name]): return
-        text = tables.fidelity_tests_text(tested[study.name])
+        text = wording.fidelity_tests_text(tested[study.name])
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #7c682241
+# %% ../nbs/site/06_sections.ipynb #3033b196
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
-        figures.class_differences(table), f'{capital(study.words)}. {tables.class_finding(table)}.',
+        figures.class_differences(table),
+        f'{capital(study.words)}. {wording.class_finding(table)}.',
         'Accuracy of each class minus the baseline’s in percentage points, a row for each class '
         'and a column for each pair and method; bold where the 95 % interval is clear of zero')
     else:
-        why = 'no baseline with logits' if len(table) else tables.unread(study.runs)
-        yield Sentence(study.words, f'{tables.class_finding(table)}: {why}')
-    if len(table): yield Fold(f'Every class: {study.words}', [Table(tables.class_text(table))])
+        why = 'no baseline with logits' if len(table) else wording.unread(study.runs)
+        yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
+    if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #23197db1
+# %% ../nbs/site/06_sections.ipynb #8c6bb880
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
 
 def _disagreement_blocks(study):
-    table = tables.disagreements(study.runs, study.results)
+    table = tables.disagreement_table(study.runs, study.results)
     if not len(table):
-        yield Sentence(study.words, f'nothing to compare: {tables.unread(study.runs)}')
+        yield Sentence(study.words, f'nothing to compare: {wording.unread(study.runs)}')
     for settings in tables.pairs_of(table):
         of_pair = table.teacher.eq(settings['teacher']) & table.student.eq(settings['student'])
         pair, rows = pair_name(settings), table[of_pair]
         yield Figure(figures.disagreements(rows), f'{capital(study.words)}, {pair}. '
-                     f'{tables.disagreement_finding(rows)}.', 'Class the student predicts against '
+                     f'{wording.disagreement_finding(rows)}.', 'Class the student predicts against '
                      f'class the teacher predicts for {pair}, disagreements alone, '
                      'a panel for each method')
-    top = tables.disagreements_text(table)
+    top = wording.disagreements_text(table)
     if len(top): yield Fold(f'The most frequent disagreements: {study.words}', [Table(top)])
 
 def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #670b1162
+# %% ../nbs/site/06_sections.ipynb #df92f350
 def _calibration_blocks(study):
-    table = tables.calibration(study.runs, study.results)
-    bins = tables.reliability(study.runs, study.results)
+    table = tables.calibration_table(study.runs, study.results)
+    bins = tables.reliability_table(study.runs, study.results)
     if not table.n.any():
-        why = tables.unread(study.runs)
-        yield Sentence(study.words, f'{tables.calibration_finding(table)}: {why}')
+        why = wording.unread(study.runs)
+        yield Sentence(study.words, f'{wording.calibration_finding(table)}: {why}')
         return
     for settings in tables.pairs_of(table):
         rows, pair = tables.networks_of(table, settings), pair_name(settings)
         if not rows[rows.role != 'teacher'].n.any(): continue
         drawn = figures.reliability(tables.networks_of(bins, settings), rows)
-        yield Figure(drawn, f'{capital(study.words)}, {pair}. {tables.calibration_finding(rows)}.',
+        yield Figure(drawn, f'{capital(study.words)}, {pair}. {wording.calibration_finding(rows)}.',
                      f'Accuracy over confidence in percent for {pair}: teacher, baseline and '
                      'students, with their calibration errors')
-    yield Table(tables.calibration_text(table))
+    yield Table(wording.calibration_text(table))
 
 def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #f21d815e
+# %% ../nbs/site/06_sections.ipynb #c8d28aec
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
         yield Sentence(s.words, findings.amount_finding(s.runs, s.curves.run_id.nunique()))
 
-def _judged(curves): return tables.judged_by(curves).replace('_', ' ')
+def _judged(curves): return records.judged_by(curves).replace('_', ' ')
 
 def _pairs_drawn(report, draw):
     "A figure for each study and pair whose curves there are, or one sentence that there is none."
@@ -324,12 +326,12 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #cd86cc94
+# %% ../nbs/site/06_sections.ipynb #9b1cbb65
 def _convergence(study, settings, curves):
-    value = curves[tables.judged_by(curves)]
+    value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
     what, pair = _judged(curves), pair_name(settings)
-    finding = tables.ending_finding(tables.ending(curves, value), what)
+    finding = wording.ending_finding(tables.ending(curves, value), what)
     return Figure(figures.convergence(curves), f'{capital(study.words)}, {pair}. {finding}.',
                   f'{capital(what)} over the epochs for {pair}, a line and a seed band '
                   'for each method')
@@ -338,12 +340,12 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #1d04db8a
+# %% ../nbs/site/06_sections.ipynb #3ef065df
 def _gap_figure(study, settings, curves):
-    value = tables.generalisation_gap(curves)
+    value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
     what, pair = _judged(curves), pair_name(settings)
-    finding = tables.gap_finding(tables.ending(curves, value), what)
+    finding = wording.gap_finding(tables.ending(curves, value), what)
     return Figure(figures.gap(curves), f'{capital(study.words)}, {pair}. {finding}.',
                   f'Training minus {what} in percentage points over the epochs for {pair}, '
                   'a line and a seed band for each method')
@@ -355,7 +357,7 @@ def gap_section(report):
 def _schedule_blocks(study):
     table = tables.schedules(study.curves)
     if len(table): yield Figure(
-        figures.learning_rate(table), f'{capital(study.words)}. {tables.schedule_finding(table)}.',
+        figures.learning_rate(table), f'{capital(study.words)}. {wording.schedule_finding(table)}.',
         'Learning rate over the epochs, a line for each schedule')
     else: yield Sentence(study.words, 'no learning rate is recorded')
 
@@ -363,26 +365,26 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #86840114
+# %% ../nbs/site/06_sections.ipynb #9da94910
 def _norm_blocks(study):
     threshold = tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
         drawn, pair = figures.norms_by_method(curves, threshold), pair_name(settings)
         if not drawn: continue
-        finding = tables.norms_finding(tables.norms(curves, threshold), threshold)
+        finding = wording.norms_finding(tables.norms(curves, threshold), threshold)
         yield Figure(drawn, f'{capital(study.words)}, {pair}. {finding}.',
                      f'Largest gradient norm of each epoch before clipping for {pair}, by method '
                      'and group of parameters, log scale')
     table = tables.norms(study.curves, threshold)
     if table.filter(like='_max').notna().any(axis=None): yield Fold(
-        f'Norms of every cell: {study.words}', [Table(tables.norms_text(table, threshold))])
+        f'Norms of every cell: {study.words}', [Table(wording.norms_text(table, threshold))])
     else: yield Sentence(study.words, 'no gradient norm is recorded')
 
 def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #22ab5a70
+# %% ../nbs/site/06_sections.ipynb #662c8508
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -396,7 +398,7 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #c1fbf128
+# %% ../nbs/site/06_sections.ipynb #cd0daf6e
 def cost_section(report):
     "What the runs have cost."
     costs = {s.name: study.costs(s.name, report.results) for s in report.with_runs}
@@ -421,7 +423,7 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #563ac9b2
+# %% ../nbs/site/06_sections.ipynb #17ddf40f
 def device_section(report):
     "Which devices trained them."
     parts = [study.costs(s.name, report.results).assign(profile=s.name) for s in report.with_runs]
@@ -430,7 +432,7 @@ def device_section(report):
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #6f61f064
+# %% ../nbs/site/06_sections.ipynb #b16a6c52
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -442,7 +444,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #fd196de2
+# %% ../nbs/site/06_sections.ipynb #105a0e42
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -466,7 +468,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #53e11f66
+# %% ../nbs/site/06_sections.ipynb #bb468dc5
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -491,7 +493,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #e8da25f0
+# %% ../nbs/site/06_sections.ipynb #f887557a
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -517,7 +519,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #38425b01
+# %% ../nbs/site/06_sections.ipynb #ca4335cb
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -530,7 +532,8 @@ def limits_section(report):
     "What the evidence cannot show."
     for s in report.with_runs:
         seeds, done = findings.seeds_finding(s.runs), f'{s.complete} of {len(s.runs)}'
-        yield Sentence(s.words, f'{tables.evidence(s.name)} {done} runs are complete; {seeds}')
+        whose = wording.evidence_sentence(s.name)
+        yield Sentence(s.words, f'{whose} {done} runs are complete; {seeds}')
 
 def citation_section(report):
     "How to cite this package."
@@ -539,7 +542,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #45e7f58a
+# %% ../nbs/site/06_sections.ipynb #03ae9c10
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
@@ -547,7 +550,7 @@ def _claim_items(rows, end):
 def _reproduced_blocks(study):
     ledger, total = study.ledger, len(study.runs)
     yield Text(f'## {as_markdown(capital(study.words))}: {study.complete} of {total} runs\n\n'
-               f'{tables.evidence(study.name)}')
+               f'{wording.evidence_sentence(study.name)}')
     if not study.complete:
         yield Text(f'Nothing was run. `make study PROFILE={study.name}` trains it.')
         return
