@@ -6,7 +6,7 @@
 __all__ = ['Text', 'Sentence', 'Table', 'Figure', 'Html', 'Fold', 'block_html', 'show_block', 'show_all', 'Study', 'Report',
            'open_report', 'studies_in_words', 'headed', 'for_each']
 
-# %% ../nbs/site/05_pages.ipynb #3362f166
+# %% ../nbs/site/05_pages.ipynb #46c2ed4f
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 from functools import cached_property
@@ -19,7 +19,7 @@ from .config import refuse_unknown
 from .findings import PAPER_RUNS, PRINTED_TABLE, capital, is_evidence, study_name
 from .wording import as_markdown
 
-# %% ../nbs/site/05_pages.ipynb #36bd74eb
+# %% ../nbs/site/05_pages.ipynb #b13444c2
 class Text(NamedTuple):
     "Markdown."
     markdown: str
@@ -49,7 +49,7 @@ class Fold(NamedTuple):
     title: str
     blocks: list
 
-# %% ../nbs/site/05_pages.ipynb #0561ae4b
+# %% ../nbs/site/05_pages.ipynb #4553ffb7
 def _in_bold(s): return f'**{as_markdown(capital(s.who))}**: {as_markdown(s.text)}.'
 
 def block_html(block):
@@ -73,7 +73,7 @@ def _figure_html(drawn, caption, alt):
     return (f'<figure class="plot"><div {scrolls}>{picture}</div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
-# %% ../nbs/site/05_pages.ipynb #8656574f
+# %% ../nbs/site/05_pages.ipynb #af42397e
 def show_block(block):
     "Show one block as the output of a notebook's cell."
     match block:
@@ -98,7 +98,7 @@ def show_all(blocks):
         show_block(block)
     flush()
 
-# %% ../nbs/site/05_pages.ipynb #e4fdaec4
+# %% ../nbs/site/05_pages.ipynb #f6c21594
 def _rng(): return np.random.default_rng(0) # a new one for each use: the same numbers each time
 
 def _evidence_of(study):
@@ -122,7 +122,7 @@ def _seed_spread(study):
     if study.printed: return claims.spread_of(study.evidence)
     return statistics.pooled_std(study.runs)[0]
 
-# %% ../nbs/site/05_pages.ipynb #be7c7a33
+# %% ../nbs/site/05_pages.ipynb #8f549e95
 class Study:
     "One body of evidence: its name in words, its runs, and what follows from them."
     def __init__(self,
@@ -146,7 +146,7 @@ class Study:
         "How many runs are complete."
         return 0 if self.printed else int(self.runs.status.eq('complete').sum())
 
-# %% ../nbs/site/05_pages.ipynb #3706052a
+# %% ../nbs/site/05_pages.ipynb #b3816777
 class Report:
     "The studies that a page is about."
     def __init__(self,
@@ -167,7 +167,7 @@ class Report:
         "Show sections one after another."
         for section in sections: show_all(section(self))
 
-# %% ../nbs/site/05_pages.ipynb #61b8b0f0
+# %% ../nbs/site/05_pages.ipynb #e79091c3
 def open_report(namespace, # the notebook's `globals()`, before it has imported anything else
                 *more):    # names of further parameters of the page
     "The report that a page's parameters ask for; names that are no parameters are refused."
@@ -177,7 +177,7 @@ def open_report(namespace, # the notebook's `globals()`, before it has imported 
     names = findings.chosen_studies(given.get('profiles', ''), results)
     return Report([Study(n, results) for n in names], results, {k: given[k] for k in more})
 
-# %% ../nbs/site/05_pages.ipynb #ca3c8d07
+# %% ../nbs/site/05_pages.ipynb #2e51cda8
 def studies_in_words(studies):
     names = [s.words for s in studies]
     return ', '.join(names[:-1]) + f' and {names[-1]}' if len(names) > 1 else ''.join(names)
@@ -187,7 +187,7 @@ def _heading(finding, study, alone):
     whose = '' if alone or not study.ours and study.words in text else f' in {study.words}'
     return Text(f'## {as_markdown(text + whose)}'), rest
 
-# %% ../nbs/site/05_pages.ipynb #2a318867
+# %% ../nbs/site/05_pages.ipynb #d7a0d528
 def headed(report, finding, studies=None):
     "The finding of the first study as the heading; then the rest of it, and the other findings."
     studies = report.studies if studies is None else studies
@@ -205,7 +205,7 @@ def _folded_tables(study, blocks):
         if isinstance(block, Table): yield Fold(f'Table: {study.words}', [block])
         else: yield block
 
-# %% ../nbs/site/05_pages.ipynb #23f2f584
+# %% ../nbs/site/05_pages.ipynb #2be0b32a
 def for_each(report,
              make,          # Study -> blocks
              studies=None): # None: all

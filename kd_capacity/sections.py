@@ -12,17 +12,17 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
            'limits_section', 'citation_section', 'reproduced_section', 'price_section']
 
-# %% ../nbs/site/06_sections.ipynb #1cfcdb08
+# %% ../nbs/site/06_sections.ipynb #9699d45d
 import matplotlib.pyplot as plt, pandas as pd
-from . import __version__, benchmark, claims, explorer, figures, findings
-from . import records, run_pages, statistics, study, tables, wording
+from . import __version__, benchmark, claims, explorer, fidelity_tests, figures, findings
+from . import power, records, run_pages, statistics, study, tables, wording
 from .config import method as method_name, pair as pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Table, Text
 from .pages import for_each, headed, studies_in_words
 from .wording import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #af8ef94f
+# %% ../nbs/site/06_sections.ipynb #29de1aae
 def evidence_section(report):
     "What each study is evidence of."
     for s in report.with_runs:
@@ -36,7 +36,7 @@ def state_section(report):
     yield Table(table.rename(columns=heads).drop(columns='Command'))
     yield Fold('How to train them', [Table(table[['Profile', 'Command']])])
 
-# %% ../nbs/site/06_sections.ipynb #03c4b375
+# %% ../nbs/site/06_sections.ipynb #d88f7700
 def _with_links(text, table): return Table(text, wording.links(table, text))
 
 def _beside_paper(study):
@@ -64,14 +64,14 @@ def accuracy_section(report):
         yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #dc5d6df3
+# %% ../nbs/site/06_sections.ipynb #1af27744
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
         yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #4216eb2f
+# %% ../nbs/site/06_sections.ipynb #25b651fe
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -92,7 +92,7 @@ def _clipping_figures(study, table):
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #a0fd692f
+# %% ../nbs/site/06_sections.ipynb #cf34cc31
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
@@ -103,7 +103,7 @@ def clipping_section(report):
         if len(table): yield _with_links(wording.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #5cbee99e
+# %% ../nbs/site/06_sections.ipynb #3499e068
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
@@ -122,7 +122,7 @@ def agreement_headings(report):
     finding = lambda s: wording.fidelity_finding(tables.fidelity_table(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #b5e24772
+# %% ../nbs/site/06_sections.ipynb #a1e1ef62
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -146,7 +146,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #4b5af449
+# %% ../nbs/site/06_sections.ipynb #e9453121
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -157,20 +157,20 @@ def moderation_section(report):
             f'The same question asked in {len(study.moderation)} ways, 95 % intervals.',
             'Gain of the larger student minus gain of the smaller one with 95 % intervals, '
             'by teacher and method and pooled')
-        if not study.gains.gain.notna().any(): return
-        known = statistics.PARAMETERS if study.printed else statistics.student_sizes(study.runs)
-        yield Figure(figures.gain_against_size(study.gains, known), f'{capital(study.words)}: gain '
+        if study.printed or not study.gains.gain.notna().any(): return
+        sizes = statistics.student_sizes(study.runs)
+        yield Figure(figures.gain_against_size(study.gains, sizes), f'{capital(study.words)}: gain '
                      'over the size of the student; lines join students of one teacher.',
                      'Gain with its 95 % interval over the parameters of the student, a line for '
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #bb794efe
+# %% ../nbs/site/06_sections.ipynb #fde0a45f
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
-    curve = statistics.power_curve(effects, study.seed_spread, interaction=interaction)
-    least = statistics.detectable(5, study.seed_spread, interaction=interaction)
+    curve = power.power_curve(effects, study.seed_spread, interaction=interaction)
+    least = power.detectable(5, study.seed_spread, interaction=interaction)
     listed = ', '.join(map(str, effects))
     return Figure(figures.power_curves(curve), f'{capital(study.words)}: with 5 seeds, {least:.2f} '
                   f'pp are found in 80 % of studies. Power of one test of {what} at 5 %.',
@@ -184,7 +184,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #14de049b
+# %% ../nbs/site/06_sections.ipynb #803e8a8e
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -200,7 +200,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #d8712bea
+# %% ../nbs/site/06_sections.ipynb #6ba2949f
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -223,7 +223,7 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #6a17e62b
+# %% ../nbs/site/06_sections.ipynb #4d71df16
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
     tested = {s.name: tables.fidelity_table(s.runs, s.results) for s in report.with_runs}
@@ -243,7 +243,7 @@ def control_section(report):
     "Whether students differ from networks that had no teacher."
     tested = {}
     for s in report.with_runs:
-        table = statistics.fidelity_tests(s.runs, s.results)
+        table = fidelity_tests.fidelity_tests(s.runs, s.results)
         tested[s.name] = table[table.n > 0]
     yield from headed(report, lambda s: findings.control_finding(tested[s.name]), report.with_runs)
     def one(study):
@@ -252,7 +252,7 @@ def control_section(report):
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #3033b196
+# %% ../nbs/site/06_sections.ipynb #3508c4f3
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
@@ -265,7 +265,7 @@ def _class_blocks(study):
         yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
     if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #8c6bb880
+# %% ../nbs/site/06_sections.ipynb #513472a2
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
@@ -288,7 +288,7 @@ def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #df92f350
+# %% ../nbs/site/06_sections.ipynb #a2d352e8
 def _calibration_blocks(study):
     table = tables.calibration_table(study.runs, study.results)
     bins = tables.reliability_table(study.runs, study.results)
@@ -309,7 +309,7 @@ def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #c8d28aec
+# %% ../nbs/site/06_sections.ipynb #90d5449a
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
@@ -326,7 +326,7 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #9b1cbb65
+# %% ../nbs/site/06_sections.ipynb #93b3e325
 def _convergence(study, settings, curves):
     value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
@@ -340,7 +340,7 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #3ef065df
+# %% ../nbs/site/06_sections.ipynb #ce3bf001
 def _gap_figure(study, settings, curves):
     value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
@@ -365,7 +365,7 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #9da94910
+# %% ../nbs/site/06_sections.ipynb #68119ce9
 def _norm_blocks(study):
     threshold = tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
@@ -384,7 +384,7 @@ def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #662c8508
+# %% ../nbs/site/06_sections.ipynb #b9814d95
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -398,7 +398,7 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #cd0daf6e
+# %% ../nbs/site/06_sections.ipynb #27412273
 def cost_section(report):
     "What the runs have cost."
     costs = {s.name: study.costs(s.name, report.results) for s in report.with_runs}
@@ -423,7 +423,7 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #17ddf40f
+# %% ../nbs/site/06_sections.ipynb #ff3f21eb
 def device_section(report):
     "Which devices trained them."
     parts = [study.costs(s.name, report.results).assign(profile=s.name) for s in report.with_runs]
@@ -432,7 +432,7 @@ def device_section(report):
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #b16a6c52
+# %% ../nbs/site/06_sections.ipynb #a23ab28d
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -444,7 +444,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #105a0e42
+# %% ../nbs/site/06_sections.ipynb #7243cf7a
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -468,7 +468,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #bb468dc5
+# %% ../nbs/site/06_sections.ipynb #b1503a6c
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -493,7 +493,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #f887557a
+# %% ../nbs/site/06_sections.ipynb #fdcfe667
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -519,7 +519,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #ca4335cb
+# %% ../nbs/site/06_sections.ipynb #da1750d8
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -542,7 +542,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #03ae9c10
+# %% ../nbs/site/06_sections.ipynb #c4e2cfb4
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
