@@ -111,7 +111,7 @@ class Profile(Checked):
     @field_validator('methods')
     @classmethod
     def _known_methods(cls, methods):
-        for name in methods: one_of('method', name, [m for m in METHODS if m != 'none'])
+        for name in methods: one_of('name in methods', name, [m for m in METHODS if m != 'none'])
         return methods
 
     @field_validator('run')

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kd_capacity import checkpoint
-from kd_capacity.config import UserError
+from kd_capacity.basics import UserError
 
 
 def test_round_trip_on_any_part(tmp_path):

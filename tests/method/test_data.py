@@ -17,7 +17,7 @@ from conftest import SHARED
 from PIL import Image
 
 from kd_capacity import data
-from kd_capacity.config import UserError
+from kd_capacity.basics import UserError
 from kd_capacity.data import (augmentation, batches, crop_flip, epoch_order, image_folder, load, make_dataset, normalize,
                               plain_batches, split)
 
@@ -127,7 +127,7 @@ def test_the_streams_are_those_of_the_records():
     assert epoch_order(8, 0, 57).tolist() == [0, 4, 5, 2, 1, 7, 3, 6]
     offsets, flips = augmentation(4, 0, 57, 4, True)
     assert offsets.tolist() == [[4, 4], [8, 1], [6, 5], [1, 4]] and flips.tolist() == [False, True, False, False]
-    assert split(20, 1234)[1].tolist() == [3, 9]
+    assert split(20, 1234)[1].tolist() == [15, 16]
 
 
 def test_every_image_once_an_epoch():
@@ -164,6 +164,13 @@ def test_the_split_is_one_tenth_by_default_random_and_the_same_for_every_run():
     assert torch.equal(split(50_000, 1234)[1], validation) and not torch.equal(split(50_000, 1235)[1], validation)
 
 
+def test_the_validation_images_are_those_of_the_papers_code():
+    "The first 5,000 of torch.randperm(50000) by a generator of seed 1234."
+    order = torch.randperm(50_000, generator=torch.Generator().manual_seed(1234))
+    train, validation = split(50_000, 1234)
+    assert set(validation.tolist()) == set(order[:5000].tolist()) and set(train.tolist()) == set(order[5000:].tolist())
+
+
 @pytest.mark.parametrize('size', [-1, 10, 11])
 def test_an_impossible_split_is_refused(size):
     with pytest.raises(UserError, match=f'validation_size {size} .* 10 training images; give 0 to 9'): split(10, 0, size)
@@ -187,6 +194,18 @@ def test_channel_stats_are_of_the_images_given():
         np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-6)
         np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-6)
         assert mean.dtype == std.dtype == torch.float32
+
+
+def test_the_papers_constants_can_be_had_instead_of_what_is_measured():
+    images = random_images(20)
+    dataset = make_dataset('made', (images, [0] * 20), (images, [0] * 20), ['one'])
+    mean, std = data.normalization(dataset, 'cifar10', torch.arange(20))
+    torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]))
+    torch.testing.assert_close(std, torch.tensor([0.2470, 0.2435, 0.2616]))
+    for ours, measured in zip(data.normalization(dataset, 'measured', torch.arange(10)), dataset.channel_stats(torch.arange(10))):
+        assert torch.equal(ours, measured)
+    with pytest.raises(UserError, match="normalization = 'cifar10' is for images of 3 channels, 'digits' has"):
+        data.normalization(load('digits'), 'cifar10', torch.arange(20))
 
 
 # Digits

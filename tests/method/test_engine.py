@@ -1,16 +1,18 @@
 """The fast engine computes what the faithful one computes, up to rounding that is stated here."""
 import copy
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import SMALL
-from kd_capacity import data, losses, models, records
-from kd_capacity.config import UserError, run_spec
-from kd_capacity.engine import ENGINES, SGD, Engine, arithmetic, cosine, engine_for, fold, laid_out, share
+from kd_capacity import data, losses, models
+from kd_capacity.basics import UserError
+from kd_capacity.engine import (ENGINES, SGD, Engine, choose_threads, cosine, engine_for,
+                                fold_batch_norms, laid_out, share_gpu, torch_switches)
+from kd_capacity.profiles import run_spec
+from kd_capacity.run_files import history
 from kd_capacity.statistics import equivalence
 from kd_capacity.training import train, train_step
 
@@ -40,8 +42,8 @@ class Path:
             teacher(torch.randn(64, 3, 16, 16))
             student.conv1.weight += perturbation*torch.randn(student.conv1.weight.shape)
         teacher = models.frozen(teacher)
-        self.objective = losses.objective(method, spec.alpha, spec.temperature, spec.beta, spec.normalize, student.channels, teacher.channels)
-        self.student, self.teacher = laid_out(engine, student.train()), laid_out(engine, fold(teacher) if engine.folded else teacher)
+        self.objective = losses.objective(method, spec.options, student.channels, teacher.channels)
+        self.student, self.teacher = laid_out(engine, student.train()), laid_out(engine, fold_batch_norms(teacher) if engine.folded else teacher)
         self.optimizer = SGD([*self.student.parameters(), *self.objective.projections.parameters()], .9, 5e-4, engine.fused)
     @property
     def parts(self): return self.student, self.objective, self.optimizer
@@ -100,8 +102,9 @@ def test_left_to_itself_fast_strays_no_further_than_rounding_does(views):
 
 def test_fast_on_a_gpu_has_what_a_gpu_pays_for():
     e = engine_for('fast', torch.device('cuda'))
-    assert e.bfloat16 and e.compiled == 'inductor' and e.fused and e.channels_last and e.table and not e.deterministic
-    assert engine_for('faithful', torch.device('cuda')) == engine_for('faithful', torch.device('cpu')) == Engine()
+    assert e.bfloat16 and e.compiled == 'inductor' and e.fused and e.channels_last and e.cache and not e.deterministic
+    assert engine_for('faithful', torch.device('cpu')) == Engine()
+    assert engine_for('faithful', torch.device('cuda')) == Engine(tf32='convolutions')
     with pytest.raises(UserError, match="engine = 'quick'"): engine_for('quick', torch.device('cpu'))
 
 
@@ -112,12 +115,12 @@ def test_runs_on_one_gpu_share_its_memory(monkeypatch):
     monkeypatch.setattr(torch._C, '_cuda_setMemoryFraction', lambda fraction, device: asked.append((fraction, device)), raising=False)
     for jobs, device in ('4', 'cuda'), ('1', 'cuda'), ('4', 'cpu'):
         monkeypatch.setenv('KD_JOBS', jobs)
-        share(torch.device(device))
+        share_gpu(torch.device(device))
     assert asked == [(.95/4, 0)]
 
 
 def test_a_warning_in_training_is_heard():
-    with pytest.warns(UserWarning, match='damaged'), arithmetic(True, tf32=False) as caught:
+    with pytest.warns(UserWarning, match='damaged'), torch_switches(True) as caught:
         warnings.warn('the cache is damaged')
         warnings.warn('x is not deterministic')
     assert len(caught) == 2
@@ -141,13 +144,13 @@ def test_a_fast_run_that_is_killed_goes_on(tmp_path):
     with pytest.raises(Killed): train(spec, tmp_path, progress=kill)
     epochs = []
     train(spec, tmp_path, progress=lambda s, h: epochs.append(len(h)))
-    assert epochs == [2] and records.history(spec.run_id, tmp_path).epoch.tolist() == [1, 2]
+    assert epochs == [2] and history(spec.run_id, tmp_path).epoch.tolist() == [1, 2]
 
 
 def test_folding_leaves_the_teacher_itself_alone():
     teacher = models.frozen(models.resnet('resnet18', width=4))
     before = copy.deepcopy(teacher.state_dict())
-    fold(teacher)
+    fold_batch_norms(teacher)
     assert teacher.state_dict().keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
@@ -162,3 +165,42 @@ def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
     accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
     assert min(map(min, accuracy.values())) > .7  # networks that have learned
     assert equivalence(accuracy['fast'], accuracy['faithful'], margin=2.).p < .05
+
+
+# ---- switches and threads
+
+def switches(): return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize('tf32, on', [('none', (False, False)), ('convolutions', (True, False)), ('all', (True, True))])
+def test_tf32_where_it_is_allowed_and_nowhere_afterwards(tf32, on):
+    before = switches()
+    with torch_switches(True, tf32): assert switches() == on
+    assert switches() == before
+    with pytest.raises(UserError, match="tf32 = 'some'"), torch_switches(True, 'some'): pass
+
+
+@pytest.fixture
+def threads():
+    "Puts the number of threads back."
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('variable, flops, expected', [
+    ('3', 1e6, 3), ('3', 1e15, 3), ('', 1e6, 1), (None, 1e6, 1), ('many', 1e6, 1), ('0', 1e6, 1), (None, 1e15, 6)])
+def test_small_steps_take_one_thread_large_ones_a_core_each_unless_told(threads, monkeypatch, variable, flops, expected):
+    monkeypatch.setattr('os.sched_getaffinity', lambda _: set(range(6)))
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    if variable is not None: monkeypatch.setenv('OMP_NUM_THREADS', variable)
+    assert choose_threads(flops) == expected == torch.get_num_threads()
+
+
+def test_a_run_takes_the_threads_that_suit_it_and_its_record_says_how_many(threads, monkeypatch, tmp_path):
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    torch.set_num_threads(2)
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(width=4, epochs=1)
+    assert train(spec, tmp_path)['environment']['threads'] == 1
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    assert train(spec, tmp_path, force=True)['environment']['threads'] == 2

@@ -6,7 +6,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 from kd_capacity import fidelity
-from kd_capacity.config import UserError
+from kd_capacity.basics import UserError
 
 RNG = np.random.default_rng
 LABELS = np.array([0, 0, 1, 2])
@@ -105,3 +105,22 @@ def test_what_cannot_be_compared_is_refused(call, words):
     with pytest.raises(UserError) as caught: call()
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert '\n' not in str(caught.value)
+
+# ---- what is stored of logits
+
+def test_half_precision_keeps_every_prediction():
+    "Logits so close that float16 makes them equal: the winner stays the winner."
+    z = np.array([[1.0, 1.0001, 0], [2048.0, 2049.0, 0], [-5.0001, -5.0002, -5.00005], [3, 1, 2]], np.float32)
+    assert (z.astype(np.float16).argmax(1) != z.argmax(1)).any() # rounding alone would change some
+    stored = fidelity.half_precision(z)
+    assert stored.dtype == np.float16 and stored.argmax(1).tolist() == z.argmax(1).tolist() == [1, 1, 2, 0]
+    np.testing.assert_allclose(stored, z, rtol=2e-3)
+
+def test_half_precision_rounds_as_numpy_does_where_no_prediction_changes():
+    z = pair()[0].astype(np.float32)
+    assert np.array_equal(fidelity.half_precision(z), z.astype(np.float16))
+
+def test_half_precision_keeps_the_predictions_of_many_close_logits():
+    z = (100 + RNG(3).normal(scale=0.02, size=(5000, 10))).astype(np.float32)
+    assert (z.astype(np.float16).argmax(1) != z.argmax(1)).mean() > 0.3
+    assert (fidelity.half_precision(z).argmax(1) == z.argmax(1)).all()

@@ -6,11 +6,15 @@ from scipy import special, stats
 from torch import nn
 
 from kd_capacity import losses, models
-from kd_capacity.config import UserError
+from kd_capacity.basics import UserError
 
 LAYERS = 'layer1', 'layer2'
 STUDENT, TEACHER = dict(layer1=2, layer2=4), dict(layer1=6, layer2=8)
-OPTIONS = dict(alpha=0.3, temperature=4.0, beta=0.5, normalize=False, student_channels=STUDENT, teacher_channels=TEACHER)
+OPTIONS = dict(none={}, logit=dict(alpha=0.3, temperature=4.0), feature=dict(alpha=0.3, beta=0.5, normalize=False))
+
+def objective(method, **changed):
+    "An objective with the options above, some of them changed."
+    return losses.objective(method, OPTIONS[method] | changed, STUDENT, TEACHER)
 
 def random(*shape, seed=0, scale=1.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -95,7 +99,7 @@ def numpy_feature_kd(weights, student, teacher, beta, normalize=False):
         s = np.einsum('tc,nchw->nthw', W[:, :, 0, 0], student[layer])
         n, c, h, w = teacher[layer].shape
         s = s.reshape(n, c, h, 2, w, 2).mean((3, 5))
-        t, scale = teacher[layer], teacher[layer].std() if normalize else 1
+        t, scale = teacher[layer], teacher[layer].std(ddof=1) if normalize else 1
         mse.append((((s - t) / scale)**2).mean())
         a, b = s.mean((2, 3)), t.mean((2, 3))
         cosine.append((1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
@@ -122,15 +126,26 @@ def test_feature_kd_by_hand():
     close(out['loss'], 1.5 + 0.5 * (1 - 0.5**0.5) / 2)
 
 @pytest.mark.parametrize('student_size, teacher_size', [((8, 8), (4, 4)), ((2, 2), (4, 4)), ((8, 2), (4, 4)), ((5, 5), (3, 3))])
-def test_larger_map_is_averaged_down_to_the_smaller(student_size, teacher_size):
-    s, t = losses.match_size(random(2, 3, *student_size), random(2, 3, *teacher_size, seed=1))
-    assert s.shape == t.shape == (2, 3, *map(min, student_size, teacher_size))
+def test_the_students_map_is_brought_to_the_teachers_size(student_size, teacher_size):
+    s = losses.match_size(random(2, 3, *student_size), random(2, 3, *teacher_size, seed=1))
+    assert s.shape == (2, 3, *teacher_size)
 
-def test_pooling_averages():
-    s, t = losses.match_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.tensor([[[[9.0]]]]))
-    assert (s.item(), t.item()) == (4, 9)
-    t, s = losses.match_size(torch.tensor([[[[9.0]]]]), torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]))
-    assert (s.item(), t.item()) == (4, 9)
+def test_pooling_averages_a_larger_map_and_repeats_a_smaller_one():
+    large, small = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.tensor([[[[9.0]]]])
+    assert losses.match_size(large, small).tolist() == [[[[4]]]]
+    assert losses.match_size(small, large).tolist() == [[[[9, 9], [9, 9]]]]
+
+def test_a_smaller_student_is_compared_at_every_position_of_the_teachers_map():
+    mse, _ = losses.feature_distance(torch.zeros(1, 1, 1, 1), torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]))
+    close(mse, (1 + 9 + 25 + 49) / 4)
+
+def test_normalising_divides_by_the_unbiased_standard_deviation_of_the_teachers_map():
+    t = torch.tensor([[[[0.0, 2.0]]]]) # standard deviation √2 over n − 1, 1 over n
+    close(losses.feature_distance(torch.zeros_like(t), t, normalize=True)[0], (0 + 4) / 2 / 2)
+
+def test_a_teachers_map_of_one_value_is_divided_by_a_millionth():
+    mse, _ = losses.feature_distance(torch.full((1, 1, 2, 2), 3e-6), torch.zeros(1, 1, 2, 2), normalize=True)
+    close(mse, 9)
 
 def test_normalized_loss_ignores_the_scale_of_the_maps():
     s, t = random(3, 6, 4, 4), random(3, 6, 4, 4, seed=1)
@@ -179,7 +194,7 @@ def test_no_gradient_reaches_the_teachers_features(size, normalize):
 @pytest.mark.parametrize('method', ['logit', 'feature'])
 def test_a_teacher_that_is_not_frozen_gets_no_gradient_either(method):
     student, teacher = models.resnet('resnet18', width=4), models.resnet('resnet50', width=4)
-    objective = losses.objective(method, 0.5, 4.0, 0.5, False, student.channels, teacher.channels)
+    objective = losses.objective(method, None, student.channels, teacher.channels)
     (z_s, s_maps), (z_t, t_maps) = (network.features(random(2, 3, 8, 8)) for network in (student, teacher))
     objective(z_s, torch.tensor([1, 2]), z_t, s_maps, t_maps)['total'].backward()
     assert all(p.grad is None for p in teacher.parameters())
@@ -189,14 +204,14 @@ def test_a_teacher_that_is_not_frozen_gets_no_gradient_either(method):
 
 @pytest.mark.parametrize('method, alpha', [('none', 0), ('logit', 0.3), ('feature', 0.3)])
 def test_objective_is_made_of_its_parts(method, alpha):
-    out = losses.objective(method, **OPTIONS)(*batch())
+    out = objective(method)(*batch())
     close(out['ce'], nn.functional.cross_entropy(*batch()[:2]))
     close(out['total'], alpha * out['kd'] + (1 - alpha) * out['ce'])
 
 def test_objectives_distances_are_the_losses_above():
     z_s, labels, z_t, student, teacher = batch()
-    close(losses.objective('logit', **OPTIONS)(z_s, labels, z_t)['kd'], losses.logit_kd(z_s, z_t, 4))
-    feature = losses.objective('feature', **OPTIONS)
+    close(objective('logit')(z_s, labels, z_t)['kd'], losses.logit_kd(z_s, z_t, 4))
+    feature = objective('feature')
     again = losses.FeatureKD(STUDENT, TEACHER, beta=0.5)
     again.projections.load_state_dict(feature.projections.state_dict())
     out, expected = feature(*batch()), again(student, teacher)
@@ -205,7 +220,7 @@ def test_objectives_distances_are_the_losses_above():
 def test_feature_objective_passes_its_options_on():
     def kd(**changed):
         torch.manual_seed(0)
-        return losses.objective('feature', **{**OPTIONS, **changed})(*batch())['kd'].item()
+        return objective('feature', **changed)(*batch())['kd'].item()
     assert len({kd(), kd(beta=0.7), kd(normalize=True)}) == 3
 
 def test_baseline_needs_no_teacher():
@@ -216,20 +231,21 @@ def test_baseline_needs_no_teacher():
 @pytest.mark.parametrize('method, teacher, features, layers', [
     ('none', False, False, []), ('logit', True, False, []), ('feature', True, True, list(LAYERS))])
 def test_objective_says_what_it_needs(method, teacher, features, layers):
-    o = losses.METHODS[method](*OPTIONS.values())
-    assert (o.needs_teacher, o.needs_features, list(o.projections)) == (teacher, features, layers)
+    o, entry = objective(method), losses.METHODS[method]
+    assert (entry.needs_teacher, entry.needs_features) == (o.needs_teacher, o.needs_features) == (teacher, features)
+    assert list(o.projections) == layers
 
 def test_projections_are_all_that_an_objective_trains():
-    feature = losses.objective('feature', **OPTIONS)
+    feature = objective('feature')
     assert [id(p) for p in feature.parameters()] == [id(p) for p in feature.projections.parameters()]
     assert set(feature.projections.state_dict()) == {f'{l}.weight' for l in LAYERS}
 
 def test_one_more_loss_is_one_more_entry(monkeypatch):
     class LogitMSE(losses.Distillation):
-        def distance(self, student_logits, teacher_logits, student_features, teacher_features):
-            return dict(kd=nn.functional.mse_loss(student_logits, teacher_logits))
-    monkeypatch.setitem(losses.METHODS, 'mse', LogitMSE)
-    out = losses.objective('mse', alpha=0.25)(*batch())
+        def distance(self, batch):
+            return dict(kd=nn.functional.mse_loss(batch.student_logits, batch.teacher_logits))
+    monkeypatch.setitem(losses.METHODS, 'mse', losses.Method('mse', 'MSE', '#000000', LogitMSE))
+    out = losses.objective('mse', dict(alpha=0.25))(*batch())
     close(out['total'], 0.25 * nn.functional.mse_loss(batch()[0], batch()[2]) + 0.75 * out['ce'])
 
 # ---- what is refused
@@ -243,12 +259,12 @@ def refused(call, *words):
 @pytest.mark.parametrize('alpha', [-0.1, 1.1, float('nan'), None, '0.5'])
 def test_alpha_outside_0_1_is_refused(alpha):
     refused(lambda: losses.total_loss(torch.tensor(1.0), torch.tensor(1.0), alpha), 'alpha', repr(alpha))
-    for method in 'logit', 'feature': refused(lambda: losses.objective(method, **{**OPTIONS, 'alpha': alpha}), 'alpha', repr(alpha))
+    for method in 'logit', 'feature': refused(lambda: objective(method, alpha=alpha), 'alpha', repr(alpha))
 
 @pytest.mark.parametrize('T', [0, -1, float('nan'), float('inf'), None])
 def test_temperature_must_be_positive(T):
     refused(lambda: losses.logit_kd(random(3, 5), random(3, 5), T), 'temperature', repr(T))
-    refused(lambda: losses.objective('logit', alpha=0.5, temperature=T), 'temperature', repr(T))
+    refused(lambda: objective('logit', temperature=T), 'temperature', repr(T))
 
 @pytest.mark.parametrize('beta', [-1, float('nan'), None])
 def test_beta_must_not_be_negative(beta): refused(lambda: losses.FeatureKD(STUDENT, TEACHER, beta), 'beta', repr(beta))
@@ -272,4 +288,8 @@ def test_maps_of_other_images_are_refused():
     refused(lambda: losses.FeatureKD(STUDENT, TEACHER)(maps(STUDENT), maps(TEACHER, images=1)), 'layer1', '(1, 6, 4, 4)', 'same images')
 
 def test_unknown_method_is_refused_with_the_nearest():
-    refused(lambda: losses.objective('features', **OPTIONS), 'features', "Did you mean 'feature'?")
+    refused(lambda: losses.objective('features'), 'features', "Did you mean 'feature'?")
+
+def test_an_option_that_a_method_lacks_is_refused_with_those_it_has():
+    refused(lambda: losses.objective('logit', dict(beta=1.0)), "beta = 1.0 does not apply to method 'logit'", 'alpha, temperature')
+    refused(lambda: losses.objective('none', dict(alpha=1.0)), "'none'", 'its options: none')

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from kd_capacity.config import UserError
+from kd_capacity.basics import UserError
 from kd_capacity.models import ARCHS, forward_flops, frozen, resnet
 
 PARAMETERS = {('resnet18', 'cifar'): 11_173_962, ('resnet34', 'cifar'): 21_282_122,
@@ -69,6 +69,17 @@ def test_initial_weights_are_torchvisions(arch):
     torch.manual_seed(7)
     theirs = getattr(torchvision.models, arch)(num_classes=10).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'resnet50'])
+def test_the_cifar_stems_convolution_starts_as_pytorch_starts_it_and_all_others_as_torchvision(arch):
+    torch.manual_seed(7)
+    weights = {name: w for name, w in resnet(arch, stem='cifar').state_dict().items() if w.ndim == 4}
+    bound = (3 * 3 * 3) ** -0.5 # uniform in ±1/√(inputs of an output)
+    assert 0.98 * bound < weights['conv1.weight'].abs().max() <= bound
+    assert weights.pop('conv1.weight').std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.05)
+    for name, w in weights.items(): # normal, of standard deviation √(2/outputs of an input)
+        assert w.std().item() == pytest.approx((2 / (w.shape[0] * w.shape[2] * w.shape[3])) ** 0.5, rel=0.05), name
 
 
 @pytest.mark.parametrize('arch', ARCHS)

@@ -9,11 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import SMALL
-from kd_capacity import records
-from kd_capacity.config import UserError, run_spec
+from kd_capacity import run_files
+from kd_capacity.basics import UserError
+from kd_capacity.profiles import run_spec
 from kd_capacity.training import train
+
+@pytest.fixture(autouse=True)
+def threads():
+    "A run sets the number of threads; each test puts it back."
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
 
 # forkserver: torch is imported once, each run is a process that can be killed
 processes = multiprocessing.get_context('forkserver')
@@ -22,8 +32,6 @@ processes.set_forkserver_preload(['kd_capacity.training'])
 
 def _train(spec, results, log=None):
     "In a process of its own; `log` gets the process's name for every epoch that it trains, and what it says."
-    import torch
-    torch.set_num_threads(1)
     if log is None: return train(spec, results)
     name = multiprocessing.current_process().name
     with open(log, 'a', buffering=1) as f, contextlib.redirect_stdout(f):
@@ -38,11 +46,11 @@ def _start(*args, name=None):
 
 def _same(spec, a, b):
     "Same history (but for seconds), weights and logits."
-    ra, rb = (records.read_record(spec.run_id, r) for r in (a, b))
+    ra, rb = (run_files.read_record(spec.run_id, r) for r in (a, b))
     assert ra['weights'] == rb['weights'] and ra['outcome'] == rb['outcome'] and ra['norms'] == rb['norms']
-    ha, hb = (records.history(spec.run_id, r).drop(columns='seconds') for r in (a, b))
+    ha, hb = (run_files.history(spec.run_id, r).drop(columns='seconds') for r in (a, b))
     pd.testing.assert_frame_equal(ha, hb, check_exact=True)
-    la, lb = (records.logits(spec.run_id, r) for r in (a, b))
+    la, lb = (run_files.logits(spec.run_id, r) for r in (a, b))
     assert all(np.array_equal(la[k], lb[k]) for k in la)
 
 
@@ -54,8 +62,8 @@ def test_killed_again_and_again(teacher, student_spec, tmp_path, method):
     spec = student_spec(method, epochs=6)
     train(spec, never)
     moments, kills = random.Random(5), 0
-    folder = records.run_folder(spec.run_id, results)
-    while records.read_record(spec.run_id, results) is None:
+    folder = run_files.run_folder(spec.run_id, results)
+    while run_files.read_record(spec.run_id, results) is None:
         done = _epochs(folder)
         p = _start(spec, results)
         if kills < 5:  # wait for one more epoch, then strike some time within the next, or while it writes
@@ -92,14 +100,14 @@ def test_two_processes_on_one_run(teacher, student_spec):
     results, _ = teacher
     spec, log = student_spec('feature', epochs=30), results/'log'
     a = _start(spec, results, log, name='a')
-    while not (records.run_folder(spec.run_id, results)/'owner.json').exists(): time.sleep(0.01)
+    while not (run_files.run_folder(spec.run_id, results)/'owner.json').exists(): time.sleep(0.01)
     b = _start(spec, results, log, name='b')
     for p in (a, b): p.join()
     assert (a.exitcode, b.exitcode) == (0, 0)
     said = log.read_text().splitlines()
     epochs = [line for line in said if line in ('a', 'b')]
     assert len(epochs) == 30 and len(set(epochs)) == 1  # one trained all of it
-    assert records.read_record(spec.run_id, results)['status'] == 'complete'
+    assert run_files.read_record(spec.run_id, results)['status'] == 'complete'
     assert any('already being trained by {"pid"' in line for line in said)
 
 
@@ -107,7 +115,7 @@ def test_a_lock_left_by_a_killed_process_does_not_hold(teacher, student_spec):
     results, _ = teacher
     spec = student_spec('feature', epochs=5)
     p = _start(spec, results)
-    folder = records.run_folder(spec.run_id, results)
+    folder = run_files.run_folder(spec.run_id, results)
     while not (folder/'history.csv').exists(): time.sleep(0.01)
     p.kill(); p.join()
     assert (folder/'owner.json').exists()
@@ -125,3 +133,31 @@ def test_a_resumed_run_sees_the_batches_of_one_that_was_never_stopped(teacher, s
     with pytest.raises(Stop): train(spec, results, progress=stop)
     train(spec, results)
     _same(spec, never, results)
+
+
+class Stop(Exception): "Stands for a kill, after an epoch."
+
+
+def _stopped(spec, results):
+    "A run that ended after its first epoch."
+    def stop(*_): raise Stop
+    with pytest.raises(Stop): train(spec, results, progress=stop)
+
+
+def test_a_resumed_run_goes_on_with_the_threads_it_was_started_with(monkeypatch, tmp_path):
+    "The number of threads decides how sums are rounded."
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    _stopped(spec, tmp_path)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    assert train(spec, tmp_path)['environment']['threads'] == 2
+
+
+def test_fewer_cores_than_threads_are_said_in_the_record(monkeypatch, tmp_path):
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    _stopped(spec, tmp_path)
+    monkeypatch.setattr('os.cpu_count', lambda: 1)
+    environment = train(spec, tmp_path)['environment']
+    assert environment['not_deterministic'] == ['started with 2 threads, resumed on 1 cores']
+    assert environment['deterministic'] is False

@@ -3,16 +3,15 @@ import multiprocessing
 import os
 import signal
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from kd_capacity import data, models, records, training
-from kd_capacity.config import UserError, data_dir
+from kd_capacity import data, models, run_files, training
+from kd_capacity.basics import UserError, data_dir
 from kd_capacity.engine import precision
-from kd_capacity.teacher_table import TeacherTable, epoch_logits, fill, table_key, view_count
+from kd_capacity.teacher_cache import TeacherCache, cache_key, epoch_logits, fill, view_count
 from kd_capacity.training import train
 
 processes = multiprocessing.get_context('fork')
@@ -40,12 +39,12 @@ def all_views(padding): return torch.cartesian_prod(torch.arange(IMAGES), torch.
 
 
 @pytest.mark.parametrize('padding', [1, 2])
-def test_every_view_of_a_filled_table_is_the_live_teachers_answer(images, network, tmp_path, padding):
-    table = TeacherTable(tmp_path, IMAGES, 10, padding)
+def test_every_view_of_a_filled_cache_is_the_live_teachers_answer(images, network, tmp_path, padding):
+    cache = TeacherCache(tmp_path, IMAGES, 10, padding)
     shuffled = all_views(padding)[torch.randperm(IMAGES*view_count(padding), generator=torch.Generator().manual_seed(1))]
-    assert fill(table, network, images, STATS, *shuffled.T, batch=100) == IMAGES*view_count(padding)
+    assert fill(cache, network, images, STATS, *shuffled.T, batch=100) == IMAGES*view_count(padding)
     for seed, epoch in (0, 1), (0, 2), (5, 1):
-        kept = epoch_logits(table, lambda x: pytest.fail('asked although everything is known'), images, STATS, seed, epoch, flip=True)
+        kept = epoch_logits(cache, lambda x: pytest.fail('asked although everything is known'), images, STATS, seed, epoch, flip=True)
         for x, _, index in data.batches(images, torch.zeros(IMAGES, dtype=torch.long), 7, seed, epoch, *STATS, padding):
             torch.testing.assert_close(kept[index], network(x), rtol=2e-3, atol=2e-3)
 
@@ -59,51 +58,51 @@ def test_the_answers_of_other_views_are_further_away_than_that(images, network):
 
 
 def test_only_what_is_missing_is_asked(images, network, tmp_path):
-    table, asked = TeacherTable(tmp_path, IMAGES, 10, 1), []
+    cache, asked = TeacherCache(tmp_path, IMAGES, 10, 1), []
     def ask(x):
         asked.append(len(x))
         return network(x)
-    a = epoch_logits(table, ask, images, STATS, 0, 1, True)
-    b = epoch_logits(table, ask, images, STATS, 0, 1, True)
+    a = epoch_logits(cache, ask, images, STATS, 0, 1, True)
+    b = epoch_logits(cache, ask, images, STATS, 0, 1, True)
     assert sum(asked) == IMAGES and torch.equal(a, b)
-    epoch_logits(TeacherTable(tmp_path, IMAGES, 10, 1), ask, images, STATS, 0, 1, True)
+    epoch_logits(TeacherCache(tmp_path, IMAGES, 10, 1), ask, images, STATS, 0, 1, True)
     assert sum(asked) == IMAGES
 
 
 def _fill_in_turn(folder, images, network, order):
     torch.set_num_threads(1)
-    table = TeacherTable(folder, IMAGES, 10, 1)
-    for part in order.split(11): fill(table, network, images, STATS, *part.T)
+    cache = TeacherCache(folder, IMAGES, 10, 1)
+    for part in order.split(11): fill(cache, network, images, STATS, *part.T)
 
 
-def test_two_processes_fill_one_table(images, network, tmp_path):
+def test_two_processes_fill_one_cache(images, network, tmp_path):
     order = all_views(1)
-    workers = [processes.Process(target=_fill_in_turn, args=(tmp_path/'table', images, network, o)) for o in (order, order.flip(0))]
+    workers = [processes.Process(target=_fill_in_turn, args=(tmp_path/'cache', images, network, o)) for o in (order, order.flip(0))]
     for w in workers: w.start()
     for w in workers: w.join()
     assert [w.exitcode for w in workers] == [0, 0]
-    _same_as_live(tmp_path/'table', images, network)
+    _same_as_live(tmp_path/'cache', images, network)
 
 
 def test_a_writer_killed_at_any_moment_leaves_only_whole_rows(images, network, tmp_path):
     rng = np.random.default_rng(0)
     for _ in range(6):
-        w = processes.Process(target=_fill_in_turn, args=(tmp_path/'table', images, network, all_views(1)))
+        w = processes.Process(target=_fill_in_turn, args=(tmp_path/'cache', images, network, all_views(1)))
         w.start()
         time.sleep(rng.uniform(.02, .15))
         os.kill(w.pid, signal.SIGKILL)
         w.join()
-    table = TeacherTable(tmp_path/'table', IMAGES, 10, 1)
+    cache = TeacherCache(tmp_path/'cache', IMAGES, 10, 1)
     index, views = (t.numpy() for t in all_views(1).T)
-    there = ~table.missing(index, views)
-    if there.any(): assert np.abs(table.read(index[there], views[there]).astype(float)).sum(1).min() > 0
-    _fill_in_turn(tmp_path/'table', images, network, all_views(1))
-    _same_as_live(tmp_path/'table', images, network)
+    there = ~cache.missing(index, views)
+    if there.any(): assert np.abs(cache.read(index[there], views[there]).astype(float)).sum(1).min() > 0
+    _fill_in_turn(tmp_path/'cache', images, network, all_views(1))
+    _same_as_live(tmp_path/'cache', images, network)
 
 
 def _same_as_live(folder, images, network):
-    table = TeacherTable(folder, IMAGES, 10, 1)
-    kept = epoch_logits(table, lambda x: pytest.fail('a view is missing'), images, STATS, 4, 4, True)
+    cache = TeacherCache(folder, IMAGES, 10, 1)
+    kept = epoch_logits(cache, lambda x: pytest.fail('a view is missing'), images, STATS, 4, 4, True)
     for x, _, index in data.batches(images, torch.zeros(IMAGES, dtype=torch.long), 30, 4, 4, *STATS, 1):
         torch.testing.assert_close(kept[index], network(x), rtol=2e-3, atol=2e-3)
 
@@ -112,29 +111,29 @@ def test_the_key_changes_with_all_that_an_answer_depends_on(images):
     base = dict(weights_sha256='a', images=images, stats=STATS, padding=1, arithmetic='cpu')
     others = [base | {'weights_sha256': 'b'}, base | {'images': images.flip(0)}, base | {'stats': (STATS[0] + .1, STATS[1])},
               base | {'padding': 2}, base | {'arithmetic': 'cuda'}]
-    keys = [table_key(**k) for k in (base, dict(base), *others)]
+    keys = [cache_key(**k) for k in (base, dict(base), *others)]
     assert keys[0] == keys[1] and len(set(keys)) == len(others) + 1
 
 
-def test_a_damaged_table_says_what_to_do(tmp_path):
-    TeacherTable(tmp_path, 3, 10, 1)
+def test_a_damaged_cache_says_what_to_do(tmp_path):
+    TeacherCache(tmp_path, 3, 10, 1)
     for name in 'known.npy', 'logits.npy':
         whole = (tmp_path/name).read_bytes()
         for broken in whole[:-5], whole[:20], b'':
             (tmp_path/name).write_bytes(broken)
-            with pytest.raises(UserError, match='delete the folder'): TeacherTable(tmp_path, 3, 10, 1)
+            with pytest.raises(UserError, match='delete the folder'): TeacherCache(tmp_path, 3, 10, 1)
         (tmp_path/name).write_bytes(whole)
-    TeacherTable(tmp_path, 3, 10, 1)
+    TeacherCache(tmp_path, 3, 10, 1)
 
 
-def test_a_fast_logit_run_learns_the_same_from_the_table_as_live(teacher, student_spec):
+def test_a_fast_logit_run_learns_the_same_from_the_cache_as_live(teacher, student_spec):
     "The second run of a seed never asks the teacher and ends alike; its losses are those of a run that asked live."
     live = student_spec('logit', lr=1e-3)  # small steps: rounding has no time to grow
     kept = live.replace(engine='fast')
     train(live, teacher[0])
     first = train(kept, teacher[0])
-    assert first['environment']['engine']['table'] and len(list((data_dir()/'teacher_logits').iterdir())) == 1
-    a, b = (records.history(s.run_id, teacher[0]) for s in (live, kept))
+    assert first['environment']['engine']['cache'] and len(list((data_dir()/'teacher_logits').iterdir())) == 1
+    a, b = (run_files.history(s.run_id, teacher[0]) for s in (live, kept))
     assert np.allclose(a.loss_kd[0], b.loss_kd[0], rtol=.05) and np.allclose(a.loss_total[0], b.loss_total[0], rtol=.05)
 
 
