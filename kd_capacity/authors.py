@@ -7,7 +7,7 @@ __all__ = ['AUTHORS', 'MEMBERS', 'MEMBER_BYTES', 'ARCHIVE_BYTES', 'Arch', 'STAGE
            'TheirResults', 'TheirFidelity', 'ImportedRun', 'read_archive', 'write_imported']
 
 # %% ../nbs/study/00_authors.ipynb #8862b4e6
-import hashlib, json, os, re, shutil, zipfile, zlib
+import hashlib, os, re, shutil, zipfile, zlib
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -126,14 +126,14 @@ class TheirFidelity(_Theirs):
     per_class_acc: dict[str, Fraction] | None = None
 
 # %% ../nbs/study/00_authors.ipynb #c93a9295
-def _checked(schema, value, member, path):
+def _fitting(schema, value, member, path):
     "A JSON object of the archive as an instance of its schema."
     try: return schema.model_validate(value)
     except ValidationError as error: _refuse(path, f'in {member!r:.80}, {first_fault(error)}')
 
 def _checked_results(value, member, path):
     "results.json, and whether its parts go together."
-    run = _checked(TheirResults, value, member, path)
+    run = _fitting(TheirResults, value, member, path)
     if len(run.history) != run.epochs:
         _refuse(path, f'{member!r:.80} has {len(run.history)} epochs of {run.epochs}')
     if (run.teacher is None) != (run.kd_type == 'none'):
@@ -160,7 +160,7 @@ def _our_spec(run, stage):
             'stem': run.stem, 'seed': run.seed, 'epochs': run.epochs,
             'clipping': 'student_only' if run.no_proj_clip else 'union',
             'data': 'cifar10', 'protocol': 'v2', 'width': 64,
-            **{name: options[name] for name in losses.METHODS[run.kd_type].options.model_fields if name in options}}
+            **{name: options[name] for name in losses.METHODS[run.kd_type].options.model_fields}}
 
 # %% ../nbs/study/00_authors.ipynb #42b188e6
 def _our_norms(run, total, projections):
@@ -170,9 +170,9 @@ def _our_norms(run, total, projections):
     else: norms = {'student': total, 'total': total}
     return {group: norm for group, norm in norms.items() if norm is not None}
 
-_columns = {'epoch': 'epoch', 'loss_total': 'loss_total', 'loss_ce': 'loss_ce', 'loss_kd': 'loss_kd',
-            'loss_mse': 'loss_mse', 'loss_cos': 'loss_cosine', 'train_acc': 'train_accuracy',
-            'val_acc': 'validation_accuracy'}  # theirs: ours
+_columns = {name: name for name in ('epoch', 'loss_total', 'loss_ce', 'loss_kd', 'loss_mse')}
+_columns |= {'loss_cos': 'loss_cosine', 'train_acc': 'train_accuracy',
+             'val_acc': 'validation_accuracy'}  # theirs: ours
 
 def _our_epoch(run, epoch):
     "A row of history.csv."
@@ -241,9 +241,9 @@ def _imported(member, members, source, path):
     run = _checked_results(members[member], member, path)
     beside = member.removesuffix('results.json') + 'fidelity.json'
     fidelity = None
-    if beside in members: fidelity = _checked(TheirFidelity, members[beside], beside, path)
+    if beside in members: fidelity = _fitting(TheirFidelity, members[beside], beside, path)
     record = _our_record(member, run, fidelity, source)
-    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)*', record['run_id'], re.A):
+    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)*', record['run_id'], re.ASCII):
         _refuse(path, f'{record["run_id"]!r:.80} is no name for a run')
     return ImportedRun(record, [_our_epoch(run, epoch) for epoch in run.history])
 

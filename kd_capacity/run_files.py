@@ -14,7 +14,7 @@ import numpy as np
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .config import UserError, atomic, results_dir, root
 
 # %% ../nbs/method/13_run_files.ipynb #039e9d3d
@@ -22,8 +22,8 @@ SCHEMA = 1  # of record.json; raised when a field changes its meaning
 GROUPS = 'student', 'projections', 'total'  # of parameters that a gradient norm is taken of
 _losses = [f'loss_{part}' for part in ('total', 'ce', 'kd', 'mse', 'cosine')]
 _accuracies = ['train_accuracy', 'validation_accuracy', 'test_accuracy']
-_norms = [f'norm_{group}_{which}' for group in GROUPS for which in ('mean', 'max')]
-HISTORY = ['epoch', 'lr', *_losses, *_accuracies, *_norms, 'seconds']  # columns of history.csv
+_norm_columns = [f'norm_{group}_{taken}' for group in GROUPS for taken in ('mean', 'max')]
+HISTORY = ['epoch', 'lr', *_losses, *_accuracies, *_norm_columns, 'seconds']  # columns of history.csv
 
 def run_folder(
     run_id:str, # e.g. 'demo/teacher/r50/s0-1a2b3c4d'
@@ -203,7 +203,8 @@ def finite_json(
 def _read_json(path):
     "(JSON value of a file, None) or (None, why it has none)."
     try:
-        if path.stat().st_size > RECORD_BYTES: return None, f'is larger than {RECORD_BYTES >> 20} MiB'
+        if path.stat().st_size > RECORD_BYTES:
+            return None, f'is larger than {RECORD_BYTES >> 20} MiB'
         return finite_json(path.read_bytes()), None
     except RecursionError: return None, 'is not a record: it nests too deeply'
     except ValueError as error: return None, f'is not a record: {error!s:.100}'
@@ -310,7 +311,8 @@ PACKAGES = 'torch torchvision numpy pandas scikit-learn papermill nbdev snakemak
 def _git(*args):
     try: place = str(root())
     except UserError: return None  # installed without a clone
-    done = subprocess.run(['git', '-C', place, *args], capture_output=True, text=True)
+    command = ['git', '-C', place, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 def _version(package):

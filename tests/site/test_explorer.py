@@ -20,7 +20,7 @@ def hostile_record(results):
     "A run outside the plan with markup wherever a record has text."
     spec = config.run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
     run_id = 'demo/<img src=x onerror=window.hacked=1>/s0'
-    text = spec.to_dict() | dict(method=HOSTILE, teacher=HOSTILE, teacher_run=HOSTILE, student=HOSTILE)
+    text = asdict(spec) | dict(method=HOSTILE, teacher=HOSTILE, teacher_run=HOSTILE, student=HOSTILE)
     records.write_record({'run_id': run_id, 'status': 'failed', 'failure': HOSTILE, 'spec': text, 'outcome': {'test_best': .5, 'best_epoch': 1},
                           'data': {'name': HOSTILE, 'sha256': HOSTILE}, 'environment': {'device_name': HOSTILE, 'git_commit': HOSTILE}}, results)
 
@@ -151,7 +151,7 @@ def test_a_further_seed_does_not_move_the_numbers(tmp_path):
     specs = [s for s in config.study_runs('demo') if s.stage in ('final', 'teacher') and 'resnet34' not in (s.teacher, s.student)]
     write(specs, tmp_path)
     before = explorer.data(['demo'], tmp_path)
-    write([specs[-1].replace(seed=7)], tmp_path)
+    write([replace(specs[-1], seed=7)], tmp_path)
     after = explorer.data(['demo'], tmp_path)
     extra = [c for c in after['cells'] if not c['planned']]
     assert [c['runs'] for c in extra] == ['final, outside the plan']

@@ -226,3 +226,28 @@ def test_the_authors_archive_becomes_a_results_folder(theirs, tmp_path):
     pd.testing.assert_frame_equal(records.import_authors(ARCHIVE, tmp_path), theirs)
     pd.testing.assert_frame_equal(records.load_runs(tmp_path), theirs)
     assert len(tables.curves(theirs[theirs.stage == 'final'], tmp_path)) == 50*100
+
+
+def test_what_is_published_here_is_what_the_archive_says(theirs):
+    expected = theirs.assign(profile='paper', **{k: theirs[k].str.replace('authors/', 'paper/') for k in ('run_id', 'duplicate_of')})
+    pd.testing.assert_frame_equal(records.paper_runs(), expected)
+    runs, curves = records.published_runs(authors.read_archive(ARCHIVE))
+    for name, table in ('runs.csv', runs), ('curves.csv', curves):
+        assert (ROOT/'results'/'published'/name).read_text() == table.to_csv(index=False)
+    theirs_by_class = {run.record['run_id']: run.record['outcome'].get('per_class') for run in authors.read_archive(ARCHIVE)}
+    for run_id, classes in records.paper_per_class().groupby('run_id', sort=False):
+        assert sorted(classes.accuracy) == sorted(theirs_by_class[run_id.replace('paper/', 'authors/')])
+
+
+def test_the_paper_is_here_without_the_archive():
+    runs, curves = records.paper_runs(), records.paper_curves()
+    assert list(runs) == records.COLUMNS and len(runs) == 126 and len(records.distinct(runs)) == 111
+    assert list(curves) == ['run_id', *records.HISTORY] and curves.test_accuracy.isna().all()
+    originals = records.distinct(runs).set_index('run_id')
+    assert set(curves.run_id) == set(originals.index) and (curves.groupby('run_id').epoch.max() == originals.epochs).all()
+    best = curves.groupby('run_id').validation_accuracy.max()
+    assert (best - originals.validation_best).abs().max() < 1e-9
+    students = runs[runs.agreement.notna()].set_index('run_id').test_best
+    by_class = records.paper_per_class()
+    assert by_class['class'].nunique() == 10 and (by_class.groupby('run_id').accuracy.mean() - students).abs().max() < 1e-9
+    assert all((records.root()/'results'/'published'/name).stat().st_size < 1.5e6 for name in ('runs.csv', 'curves.csv'))
