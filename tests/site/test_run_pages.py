@@ -125,13 +125,13 @@ def harmless(html):
 
 
 def test_hostile_records_are_text(results, tmp_path):
-    change(results, SPECS[0], failure=EVIL, status=EVIL, outcome={EVIL: EVIL}, norms={'x': [EVIL, {EVIL: EVIL}]}, data={'name': EVIL}, duplicate_of='javascript:alert(1)',
-           environment={'imported_from': EVIL, 'archive': EVIL}, spec={'student': EVIL, 'profile': EVIL, 'max_norm': EVIL, 'teacher_run': '"><b>'}, **{EVIL: EVIL})
+    change(results, SPECS[0], failure=EVIL, status='failed', outcome={'test_best': .5, EVIL: EVIL}, new={'x': [EVIL, {EVIL: EVIL}]}, data={'name': EVIL}, duplicate_of='javascript:alert(1)',
+           environment={'imported_from': EVIL, 'archive': EVIL}, spec={'student': EVIL, 'profile': EVIL, 'new': EVIL, 'teacher_run': '"><b>'}, **{EVIL: EVIL})
     (results/SPECS[0].run_id/'history.csv').write_text(f'epoch,{EVIL}\n{EVIL},1\n')
     (results/SPECS[2].run_id/'history.csv').write_text(f'{",".join(records.HISTORY)}\n{",".join([EVIL]*len(records.HISTORY))}\n')
     run_pages.build(['demo'], results, tmp_path/'pages')
     page = harmless((tmp_path/'pages'/SPECS[0].run_id/'index.html').read_text())
-    assert page.main.get_text().count(EVIL) >= 9 and part(page, 'outcome') == {EVIL: EVIL}
+    assert page.main.get_text().count(EVIL) >= 9 and part(page, 'outcome') == {'test_best': '50.00 %', EVIL: EVIL}
     page = harmless((tmp_path/'pages'/SPECS[1].run_id/'index.html').read_text())
     assert f'stopped {EVIL}' in page.main.get_text()
     page = harmless((tmp_path/'pages'/SPECS[2].run_id/'index.html').read_text())
