@@ -100,9 +100,11 @@ def _schema_at(schema, location):
     "The JSON Schema of one place; {} where it cannot be told."
     root = schema
     for part in location:
+        schema = next((s for s in schema.get('anyOf', []) if s.get('type') != 'null'), schema)
         if '$ref' in schema: schema = root.get('$defs', {}).get(schema['$ref'].rpartition('/')[2], {})
-        properties = schema.get('properties', {})
-        schema = properties.get(part, schema.get('items', {}) if isinstance(part, int) else {})
+        inner = schema.get('items' if isinstance(part, int) else 'additionalProperties', {})
+        schema = schema.get('properties', {}).get(part, inner)
+        if not isinstance(schema, dict): return {}
     return schema
 
 # %% ../nbs/method/00_basics.ipynb #c16fb94d

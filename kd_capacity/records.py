@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fastcore.script import call_parse
 from kd_capacity.authors import (ARCHIVE_BYTES, AUTHORS, MEMBER_BYTES, MEMBERS, read_archive,
     write_imported)
-from .config import UserError, one_of, results_dir, root
+from .basics import UserError, one_of, results_dir, root
 from .run_files import (GROUPS, HISTORY, PACKAGES, SCHEMA, as_table, checked_record,
     environment, header_fault, history, logits, read_record, run_folder, write_history,
     write_logits, write_record)
@@ -29,14 +29,14 @@ _from_outcome = 'validation_best validation_best_epoch test_best test_final'.spl
 _from_fidelity = 'agreement kl_t1 kl_t4'.split()
 _more_from_spec = 'profile data protocol width teacher_run'.split()
 _of_record = 'run_id status failure parameters seconds images_per_second duplicate_of'.split()
-_largest_norms = [f'norm_{group}_max' for group in GROUPS]
+_norms_of_run = [f'norm_{group}_max' for group in GROUPS]
 
 COLUMNS = [*_from_spec, *_from_outcome, *_from_fidelity, 'run_id', 'profile', 'data', 'data_sha256',
-           'protocol', 'width', 'teacher_run', 'status', 'failure', *_largest_norms, 'parameters',
+           'protocol', 'width', 'teacher_run', 'status', 'failure', *_norms_of_run, 'parameters',
            'seconds', 'images_per_second', 'device', 'deterministic', 'duplicate_of']
 
 _whole = ['seed', 'epochs', 'width']
-_numbers = ['alpha', 'temperature', 'beta', *_whole, *_largest_norms, 'parameters', 'seconds',
+_numbers = ['alpha', 'temperature', 'beta', *_whole, *_norms_of_run, 'parameters', 'seconds',
             'images_per_second', *_from_outcome, *_from_fidelity]
 
 # %% ../nbs/study/01_records.ipynb #ca5410f9
@@ -71,7 +71,7 @@ def _misplaced(record, path):
     parts = tuple(record['run_id'].split('/'))
     return path.parent.parts[-len(parts):] != parts
 
-def _usable(path):
+def _usable_record(path):
     "(record, None) or (None, why it is left out)."
     record, reason = checked_record(path)
     if record is None: return None, reason
@@ -94,14 +94,14 @@ def load_records(
     root=None # results folder, or one of a profile; None: `config.results_dir()`
 ) -> list[dict]:
     "All records below a folder that can be used, in the order of their paths."
-    usable = (_usable(path)[0] for path in _record_paths(root))
+    usable = (_usable_record(path)[0] for path in _record_paths(root))
     return [record for record in usable if record is not None]
 
 def bad_records(
     root=None # results folder, or one of a profile; None: `config.results_dir()`
 ) -> list[BadRecord]:
     "The records below a folder that `load_runs` leaves out, and why."
-    checked = ((path, _usable(path)[1]) for path in _record_paths(root))
+    checked = ((path, _usable_record(path)[1]) for path in _record_paths(root))
     return [BadRecord(path, reason) for path, reason in checked if reason]
 
 def load_runs(

@@ -32,7 +32,7 @@ TWICE = set("""
     _number _numbers _of _p _pair _pairs _parameters _printed _row _rows _said _settings _shared
     _spec _stages _surroundings _take _text accuracy agreement arithmetic cells command contrast
     curves digits disagreements equivalence evidence fold gradient_norms load main moderation
-    group published reliability shown spread table
+    published reliability shown spread table
     """.split())  # names that two modules define
 UNTIDY = {
     'config', 'data', 'models', 'losses', 'clipping', 'fidelity', 'checkpoint', 'teacher_table',

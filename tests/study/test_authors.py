@@ -101,15 +101,15 @@ BAD = {
     'not JSON': ({FINAL: '{"model": '}, 'not JSON'), 'not text': ({FINAL: b'\xff\xfe\x00'}, 'not JSON'), 'a list': ({FINAL: '[1]'}, 'not a JSON object'),
     'deep': ({FINAL: '['*200_000}, 'not JSON'), 'NaN': ({FINAL: json.dumps(results(test_acc_best=float('nan')))}, 'NaN is no number'),
     'infinite': ({FINAL: json.dumps(results()).replace('0.95', '1e999')}, '1e999 is no number'),
-    'no accuracy': ({FINAL: {k: v for k, v in results().items() if k != 'test_acc_best'}}, 'has no test_acc_best'),
+    'no accuracy': ({FINAL: {k: v for k, v in results().items() if k != 'test_acc_best'}}, 'test_acc_best is missing'),
     'percent': ({FINAL: results(test_acc_best=95.2)}, 'test_acc_best = 95.2'), 'text': ({FINAL: results(test_acc_best='0.95')}, 'is not valid'),
     'true': ({FINAL: results(test_acc_final=True)}, 'test_acc_final = True'), 'unknown model': ({FINAL: results(model='<script>')}, 'model'),
     'model is a list': ({FINAL: results() | {'model': ['resnet18']}}, 'model'), 'unknown method': ({FINAL: results() | {'kd_type': 'magic'}}, 'kd_type'),
     'negative seed': ({FINAL: results() | {'seed': -1}}, 'seed = -1'), 'another seed': ({FINAL: results() | {'seed': 3}}, 'holds seed 3'),
     'epochs cut off': ({FINAL: results() | {'epochs': 100}}, '3 epochs of 100'), 'history is text': ({FINAL: results(history='long')}, 'history'),
-    'epoch without accuracy': ({FINAL: results(history=[{'epoch': 1}], epochs=1)}, 'has no history.0.val_acc'), 'teacher without method': ({FINAL: results(teacher='resnet50')}, 'do not go together'),
+    'epoch without accuracy': ({FINAL: results(history=[{'epoch': 1}], epochs=1)}, 'history[0].val_acc is missing'), 'teacher without method': ({FINAL: results(teacher='resnet50')}, 'do not go together'),
     'one name twice': ({f'a/{FINAL}': results(), f'b/{FINAL}': results()}, 'same name'),
-    'fidelity': ({FINAL: results(), FINAL.replace('results', 'fidelity'): {'kl_t1': 1}}, 'has no top1_agreement')}
+    'fidelity': ({FINAL: results(), FINAL.replace('results', 'fidelity'): {'kl_t1': 1}}, 'top1_agreement is missing')}
 
 
 @pytest.mark.parametrize('name', BAD)

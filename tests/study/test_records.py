@@ -69,7 +69,7 @@ def test_no_results_is_an_empty_table_with_all_columns(tmp_path):
 
 
 @pytest.mark.parametrize('text, says', [('{"schema_version": 7}', 'schema 7, this version reads up to 1: update kd_capacity'),
-                                        ('{"schema_version": 1', 'is not a record'), ('3', 'no schema_version')])
+                                        ('{"schema_version": 1', 'is not JSON'), ('3', 'no schema_version')])
 def test_foreign_newer_and_damaged_records_are_refused_by_name(teacher, text, says):
     results, t = teacher
     path = records.run_folder(t.run_id, results)/'record.json'
