@@ -18,6 +18,7 @@ from fastcore.script import call_parse
 from kd_capacity.authors import (ARCHIVE_BYTES, AUTHORS, MEMBER_BYTES, MEMBERS, read_archive,
     write_imported)
 from .basics import UserError, one_of, results_dir, root
+from .losses import option_fields
 from .run_files import (GROUPS, HISTORY, PACKAGES, SCHEMA, as_table, checked_record,
     environment, header_fault, history, logits, read_record, run_folder, write_history,
     write_logits, write_record)
@@ -29,14 +30,19 @@ _from_outcome = 'validation_best validation_best_epoch test_best test_final'.spl
 _from_fidelity = 'agreement kl_t1 kl_t4'.split()
 _more_from_spec = 'profile data protocol width teacher_run'.split()
 _of_record = 'run_id status failure parameters seconds images_per_second duplicate_of'.split()
+_options = option_fields() # of all methods
+_more_options = [name for name in _options if name not in _from_spec]
+_more_from_spec += [*_more_options, 'teacher_width', 'normalization']
 _norms_of_run = [f'norm_{group}_max' for group in GROUPS]
 
 COLUMNS = [*_from_spec, *_from_outcome, *_from_fidelity, 'run_id', 'profile', 'data', 'data_sha256',
            'protocol', 'width', 'teacher_run', 'status', 'failure', *_norms_of_run, 'parameters',
-           'seconds', 'images_per_second', 'device', 'deterministic', 'duplicate_of']
+           'seconds', 'images_per_second', 'device', 'deterministic', 'duplicate_of',
+           *_more_options, 'teacher_width', 'normalization']
 
-_whole = ['seed', 'epochs', 'width']
-_numbers = ['alpha', 'temperature', 'beta', *_whole, *_norms_of_run, 'parameters', 'seconds',
+_whole = ['seed', 'epochs', 'width', 'teacher_width']
+_measured_options = [name for name in _options if _options[name].annotation is not bool]
+_numbers = [*_measured_options, *_whole, *_norms_of_run, 'parameters', 'seconds',
             'images_per_second', *_from_outcome, *_from_fidelity]
 
 # %% ../nbs/study/01_records.ipynb #ca5410f9

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from .basics import (Checked, Count, Fraction, NonNegative, Positive, UserError, atomic,
-    checked, parse_json, results_dir, root)
+    checked, one_of, parse_json, results_dir, root)
+from . import config # noqa: F401, all methods are entered after it
+from .losses import loss_parts
 
 # %% ../nbs/method/13_run_files.ipynb #039e9d3d
 SCHEMA = 1  # of record.json; raised when a field changes its meaning
 GROUPS = 'student', 'projections', 'total'  # of parameters that a gradient norm is taken of
-_losses = [f'loss_{part}' for part in ('total', 'ce', 'kd', 'mse', 'cosine')]
+_losses = [f'loss_{part}' for part in loss_parts()] # of all methods
 _accuracy_columns = ['train_accuracy', 'validation_accuracy', 'test_accuracy']
 _norm_columns = [f'norm_{group}_{taken}' for group in GROUPS for taken in ('mean', 'max')]
 HISTORY = ['epoch', 'lr', *_losses, *_accuracy_columns, *_norm_columns, 'seconds']
@@ -51,8 +53,11 @@ def write_history(
 ):
     "Write history.csv; what a row does not have stays empty."
     import pandas as pd  # only where a table is made: a run's first step does not wait for it
+    parts = dict.fromkeys(name for row in rows for name in row if name.startswith('loss_'))
+    more = [name for name in parts if name not in HISTORY] # of a method entered in a notebook
+    for name in {name for row in rows for name in row} - {*HISTORY, *more}: one_of('column', name, HISTORY)
     with atomic(run_folder(run_id, root)/'history.csv') as temporary:
-        pd.DataFrame(rows, columns=HISTORY).to_csv(temporary, index=False)
+        pd.DataFrame(rows, columns=[*HISTORY, *more]).to_csv(temporary, index=False)
 
 # %% ../nbs/method/13_run_files.ipynb #daf6313d
 def write_logits(
@@ -246,11 +251,11 @@ def header_fault(
     "Why the first line of a history.csv is not a history's."
     with open(path, newline='', encoding='utf-8', errors='replace') as f:
         header = next(csv.reader([f.readline(4096)]), [])
-    if header == HISTORY: return None
-    unknown = [name for name in header if name not in HISTORY]
-    missing = [name for name in HISTORY if name not in header]
+    unknown = [name for name in header if name not in HISTORY and not name.startswith('loss_')]
+    missing = [name for name in HISTORY if name not in header and not name.startswith('loss_')]
     if unknown: return f'column {unknown[0]!r:.40} is not known'
-    return f'column {missing[0]} is missing' if missing else 'its columns are in another order'
+    if missing: return f'column {missing[0]} is missing'
+    return 'a column is there twice' if len(set(header)) < len(header) else None
 
 # %% ../nbs/method/13_run_files.ipynb #8099f299
 def history(
@@ -263,7 +268,8 @@ def history(
     if fault := header_fault(path): _refuse_history(path, fault)
     try: rows = pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error: _refuse_history(path, f'{error!s:.80}')
-    for column in HISTORY:
+    rows = rows.reindex(columns=list(dict.fromkeys([*HISTORY, *rows])))
+    for column in rows:
         if rows[column].dtype.kind not in 'fi': _refuse_history(path, f'{column} holds text')
     for column in _accuracy_columns:
         if not rows[column].dropna().between(0, 1).all():

@@ -24,6 +24,7 @@ from scipy import special, stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats import multitest
 from .config import PARAMETERS, SPEC_FIELDS, UserError, one_of
+from .losses import option_fields
 
 # %% ../nbs/evidence/00_statistics.ipynb #9cd526ad
 METRICS = {'test_best': 'test accuracy at the best epoch',
@@ -116,8 +117,7 @@ def difference(a,                # accuracies of a cell, fractions
             'n_baseline': len(finite_fractions(b))}
 
 # %% ../nbs/evidence/00_statistics.ipynb #cdb4bb3e
-OF_DISTILLATION = ('alpha', 'temperature', 'beta', 'normalize', 'clipping', 'max_norm',
-                   'teacher_run')
+OF_DISTILLATION = (*option_fields(), 'clipping', 'max_norm', 'teacher_run', 'teacher_width')
 _NAMES = 'stage', 'role', 'teacher', 'student', 'method', 'seed'
 
 def _fields_but(left_out): return [name for name in SPEC_FIELDS if name not in left_out]
