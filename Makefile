@@ -11,11 +11,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 RESULTS := $(or $(KD_RESULTS),results)
 LIBRARY := $(wildcard kd_capacity/*.py)
-CHAPTERS := $(patsubst %,_build/%,$(wildcard nbs/index.ipynb nbs/*/[0-9]*.ipynb))
-REPORTS := $(patsubst nbs/%,_build/%,$(wildcard nbs/report/*.ipynb))
+PAGES := $(patsubst %,_build/%,$(filter-out nbs/experiments/%,$(wildcard nbs/index.ipynb nbs/*/*.ipynb)))
 READY := .venv/.ready
 
-.PHONY: help demo test study plan bench report picture runs-ours runs-authors lab export hooks lock FORCE
+.PHONY: help demo test study plan bench report serve quarto picture runs-ours runs-authors lab export hooks lock FORCE
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -64,11 +63,18 @@ hooks: ## saving a notebook in JupyterLab makes no diff of outputs: git filters 
 	@git config --local --replace-all include.path ../workflow/gitconfig '^\.\./workflow/gitconfig$$'
 	@echo "git now commits notebooks without outputs and merges them cell by cell (workflow/gitconfig)."
 
-# --- report: what changed is executed again, then Quarto or nbconvert makes the site of it
+# --- report: what changed is executed again, then Quarto or pandoc makes the site of it
 EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
 
 report: $(READY) runs-$(RUNS) ## the site of one or more profiles: make report PROFILE="demo fast", or RUNS=authors AUTHORS_ZIP=…
 	@OMP_NUM_THREADS=$(THREADS) python -m kd_capacity.study warm $(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
+
+serve: ## the site at http://localhost:8000, where its search works
+	@test -e _site/index.html || { echo "There is no _site/: make report builds it." >&2; exit 1; }
+	@python3 -m http.server --bind 127.0.0.1 --directory _site 8000
+
+quarto: $(READY) ## Quarto into .venv, from PyPI and GitHub; make report then uses it
+	uv pip install --python .venv/bin/python quarto-cli
 
 # RUNS: ours, or the authors' own, imported from the archive that they publish
 runs-ours:
@@ -78,21 +84,17 @@ runs-authors: $(READY)
 
 _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 	@mkdir -p $(@D)
-	@echo "executing nbs/$*.ipynb"
-	@$(EXECUTE) --cwd nbs $< $(@D)/.$*.ipynb $(GIVEN) 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
-	@mv $(@D)/.$*.ipynb $@
+	@echo "executing nbs/$*.ipynb $(GIVEN)"
+	@$(EXECUTE) --cwd $(<D) $< $(@D)/.$(@F) $(GIVEN) 2> $(@:.ipynb=.log) || { cat $(@:.ipynb=.log) >&2; exit 1; }
+	@mv $(@D)/.$(@F) $@
 
 # these show records: again when a record or the choice of profiles changed
-_build/nbs/index.ipynb: _build/records
-_build/nbs/index.ipynb _build/report/%.ipynb: GIVEN = -p profiles "$(PROFILE)"
-_build/report/benchmark.ipynb: GIVEN =
-_build/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
-_build/report/explorer.ipynb: theme/explorer.js theme/explorer.css
-_build/report/%.ipynb: nbs/report/%.ipynb $(LIBRARY) _build/records
-	@mkdir -p $(@D)
-	@echo "executing nbs/report/$*.ipynb for $(PROFILE)"
-	@$(EXECUTE) --cwd nbs/report $< $(@D)/.$*.ipynb $(GIVEN) 2> $(@D)/$*.log || { cat $(@D)/$*.log >&2; exit 1; }
-	@mv $(@D)/.$*.ipynb $@
+SHOWING := _build/nbs/index.ipynb $(filter-out %/index.ipynb %/benchmark.ipynb,$(filter _build/nbs/report/%,$(PAGES)))
+$(SHOWING): _build/records
+$(SHOWING): GIVEN = -p profiles "$(PROFILE)"
+_build/nbs/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
+_build/nbs/report/explorer.ipynb: theme/explorer.js theme/explorer.css
+_build/nbs/report/runs.ipynb: theme/runs.js
 
 _build/records: FORCE
 	@mkdir -p $(@D)
@@ -103,7 +105,7 @@ _build/records: FORCE
 _build/runs/.made: FORCE
 	@python -m kd_capacity.run_pages $(PROFILE) --results "$(RESULTS)" --into $(@D)
 
-_site/index.html: _build/runs/.made $(CHAPTERS) $(REPORTS) _quarto.yml $(wildcard theme/*)
+_site/index.html: _build/runs/.made $(PAGES) _quarto.yml $(wildcard theme/*)
 	@python -m kd_capacity.site_build site
 	@touch $@
 

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'HEADS', 'CURVES', 'EPOCHS', 'CHOICES', 'STAGES', 'CHARTS', 'unit', 'scale', 'digits', 'shown', 'all_runs',
-           'run_page', 'command', 'told', 'seconds', 'curves', 'cells', 'choices', 'differences', 'numbers', 'data',
+           'page_link', 'command', 'told', 'seconds', 'curves', 'cells', 'choices', 'differences', 'numbers', 'data',
            'tint', 'as_json', 'vega', 'page']
 
 # %% ../nbs/site/01_explorer.ipynb #e752bee3
 import json, math, re
 from collections import Counter
 from functools import cache
-from urllib.parse import quote
 import numpy as np, pandas as pd
 from . import config, figures, records, statistics, study, tables
 from .config import RunSpec, UserError, method, network, pair, signed
+from .show import run_address
 from .statistics import OF_ANY_RUN, OF_DISTILLATION, summary
 
 # %% ../nbs/site/01_explorer.ipynb #072dd3e4
@@ -38,11 +38,10 @@ def all_runs(names,        # profiles, or 'authors'
     return pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
 
 # %% ../nbs/site/01_explorer.ipynb #861c65e9
-def run_page(run_id,      # e.g. 'demo/teacher/r50/s0-1a2b3c4d'
-             base='../'): # from the page that links to it to the site's root
+def page_link(run_id):
     "Address of a run's page, or None."
-    safe = re.fullmatch(r'[^/\\?#%\x00-\x20]+(/[^/\\?#%\x00-\x20]+)*', run_id) and not set(run_id.split('/')) & {'.', '..'}
-    return f'{base}runs/{quote(run_id)}/index.html' if safe else None
+    try: return run_address(run_id)
+    except UserError: return None
 
 # %% ../nbs/site/01_explorer.ipynb #fd510481
 def command(spec # RunSpec, or a record's `spec`
@@ -241,7 +240,7 @@ def _run(row, specs, results):
     try: lines = curves(records.history(i, results)) if record else {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError): lines = {}
     spec = _of(record, 'spec') if record else specs.get(i)
-    return {'id': i, 'seed': _value(row['seed']), 'status': 'not run' if row['status'] == 'missing' else str(row['status']), 'page': run_page(i) if record else None,
+    return {'id': i, 'seed': _value(row['seed']), 'status': 'not run' if row['status'] == 'missing' else str(row['status']), 'page': page_link(i) if record else None,
             'values': {m: shown(m, row[m]) for m in METRICS}, 'time': seconds(row['seconds']) if row['seconds'] == row['seconds'] else '', 'told': told(record or {}),
             'command': command(spec) if spec else None, 'ours': not tables.imported(row['profile']), 'curves': lines,
             'teacher': row['teacher_run'] if isinstance(row['teacher_run'], str) else None}
@@ -355,13 +354,13 @@ _PAGE = '''<div class="explorer" id="explorer">
 <form class="choices" aria-label="Which runs"></form>
 <div class="result"><div class="numbers"></div><p class="words" role="status" aria-live="polite"></p><div class="means"></div></div>
 <div class="chart gains"></div>
-<h2>Curves</h2>
+<h2 id="curves">Curves</h2>
 <div class="over"></div>
 <p class="legend"></p>
 <div class="chart lines"></div>
-<h2>Runs</h2>
+<h2 id="runs">Runs</h2>
 <div class="runs"></div>
-<h2>Record</h2>
+<h2 id="record">Record</h2>
 <div class="record"></div>
 </div>
 <p class="nothing" hidden>There is nothing to choose from: these profiles have no runs.</p>

@@ -1,50 +1,70 @@
-"""Websites for tests, made by nbconvert in a folder of their own from the repository's notebooks."""
-import json
+"""Websites for tests, made in a folder of their own from the repository's notebooks."""
 import os
 import shutil
+import subprocess
 
+import nbformat
 import pytest
 from conftest import ROOT
 from made_up import write
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kd_capacity import config, site_build, run_pages, study
+from kd_capacity import config, run_pages, site_build, staging, study
 
-HOSTILE = '<script>alert("x")</script> [x](javascript:alert(1)) {{< include /etc/passwd >}} $x$'
-REPORTS = 'analysis', 'reproduced', 'explorer', 'statistics', 'training', 'fidelity', 'cost', 'runs', 'reproduce'
+HOSTILE = ('<script>alert("x")</script> [x](javascript:alert(1)) '
+           '{{< include /etc/passwd >}} $x$')
+FOLDERS = 'nbs', 'theme', 'kd_capacity', 'workflow'
+FILES = '_quarto.yml', 'settings.ini', 'pyproject.toml'
+REPORTS = sorted(p.stem for p in (ROOT/'nbs'/'report').glob('*.ipynb'))
 
 
 def copy_repository(to, chapters=True):
     "What the website is made of, in a folder of its own; without chapters, these are a title each."
-    for name in ('nbs', 'theme', 'kd_capacity'): shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-    shutil.copy(ROOT/'_quarto.yml', to)
-    for path in [] if chapters else (to/'nbs').glob('*/[0-9]*.ipynb'): path.write_text(notebook(f'# {path.stem[3:]}'))
+    ignored = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
+    for name in FOLDERS: shutil.copytree(ROOT/name, to/name, ignore=ignored)
+    for name in FILES: shutil.copy(ROOT/name, to)
+    if (ROOT/'.venv').exists(): (to/'.venv').symlink_to(ROOT/'.venv')
+    for path in [] if chapters else (to/'nbs').glob('*/[0-9]*.ipynb'):
+        path.write_text(notebook(f'# {path.stem[3:]}'))
     return to
 
 
 def notebook(*sources, outputs=()):
-    "A notebook as JSON: Markdown where a source begins with '# ', else code with these outputs."
-    cells = [{'cell_type': 'markdown', 'metadata': {}, 'source': s} if s.startswith('# ') else
-             {'cell_type': 'code', 'metadata': {}, 'source': s, 'outputs': list(outputs), 'execution_count': 1} for s in sources]
-    return json.dumps({'cells': cells, 'metadata': {'papermill': {'x': 1}, 'widgets': {'y': 2}}, 'nbformat': 4, 'nbformat_minor': 5})
+    "A notebook as text: Markdown where a source begins with '# ', else code with these outputs."
+    cells = [new_markdown_cell(s) if s.startswith('# ') else
+             new_code_cell(s, outputs=[nbformat.from_dict(o) for o in outputs]) for s in sources]
+    return nbformat.writes(new_notebook(cells=cells, metadata={'papermill': {'x': 1}}))
+
+
+def parameters_of(path):
+    "Whether a notebook takes papermill's parameters."
+    cells = nbformat.read(path, 4).cells
+    return any('parameters' in c.metadata.get('tags', []) for c in cells)
 
 
 def execute(into, *names, **parameters):
-    "Execute pages of the report, and the front page, as `make report` does: from kernels that have their imports done."
+    "Execute pages of the report, and the front page, as `make report` does: from warm kernels."
     import papermill
-    for folder in 'nbs', 'report': (into/'_build'/folder).mkdir(parents=True, exist_ok=True)
-    with study.warm_kernels(dict(os.environ), also=['kd_capacity.statistics']) as env, pytest.MonkeyPatch.context() as m:
+    with study.warm_kernels(dict(os.environ), also=['kd_capacity.statistics']) as env, \
+            pytest.MonkeyPatch.context() as m:
         for k in 'KD_KERNELS', 'JUPYTER_PATH': m.setenv(k, env[k])
-        for name in names or (*REPORTS, 'index'):
-            source, made = (ROOT/'nbs'/'index.ipynb', 'nbs') if name == 'index' else (ROOT/'nbs'/'report'/f'{name}.ipynb', 'report')
-            papermill.execute_notebook(str(source), str(into/'_build'/made/source.name), parameters=parameters, kernel_name='python3', progress_bar=False)
+        for name in names or (*REPORTS, 'front'):
+            if name == 'benchmark': continue  # shows no run
+            source = ROOT/'nbs'/('index.ipynb' if name == 'front' else f'report/{name}.ipynb')
+            made = into/'_build'/source.relative_to(ROOT)
+            made.parent.mkdir(parents=True, exist_ok=True)
+            given = parameters if parameters_of(source) else {}
+            papermill.execute_notebook(str(source), str(made), parameters=given,
+                                       cwd=str(source.parent), kernel_name='python3',
+                                       progress_bar=False)
 
 
 def make_site(root):
-    "The website by nbconvert, whether Quarto is here or not."
+    "The website by pandoc, whether Quarto is here or not."
     with pytest.MonkeyPatch.context() as m:
         m.setattr(site_build.shutil, 'which', lambda name: None)
         front, made_by = site_build.site(root)
-    assert made_by == 'nbconvert' and front == root/'_site'/'index.html'
+    assert made_by == 'pandoc' and front == root/'_site'/'index.html'
     return root/'_site'
 
 
@@ -58,3 +78,16 @@ def make_full(root):
     execute(root, profiles='demo, paper-v1', results=str(results))
     run_pages.build(['demo', 'paper-v1'], results, root/'_build'/'runs')
     return make_site(root)
+
+
+def make_with_quarto(root, full):
+    "The same website by the real Quarto; returns what it said."
+    copy_repository(root)
+    shutil.copytree(full.parent/'_build', root/'_build', ignore=shutil.ignore_patterns('site-*'))
+    done = subprocess.run(['quarto', 'render'], cwd=root, capture_output=True, text=True, check=False)
+    (root/'quarto.log').write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root/'_site'
+
+
+def addresses(): return [page.address for page in staging.all_pages(ROOT)]

@@ -133,7 +133,7 @@
     button.addEventListener('click', () => copy(run.command, pre).then(done => { said.textContent = done ? 'Copied.' : 'Marked; copy it with the keyboard.' }))
     const teacher = runs.get(run.teacher)
     const needs = teacher && make('p', {className: 'soft'}, 'It needs the weights of ', make('a', {href: hashOf({run: teacher.id})}, 'its teacher'), ' in the same results folder.')
-    return [make('h3', {}, run.status === 'complete' ? 'To train it again' : 'To train it'), make('div', {className: 'command'}, pre, make('p', {}, button, said)), needs].filter(Boolean)
+    return [make('h3', {id: 'train'}, run.status === 'complete' ? 'To train it again' : 'To train it'), make('div', {className: 'command'}, pre, make('p', {}, button, said)), needs].filter(Boolean)
   }
   async function copy(text, pre) {
     try { await navigator.clipboard.writeText(text); return true } catch { /* not allowed here: mark it instead */ }
