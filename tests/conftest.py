@@ -1,5 +1,6 @@
 """Shared by all tests: one torch thread, results and data in temporary folders, a small trained teacher."""
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,38 @@ def full(tmp_path_factory, worker_id):
             make_full(root)
             (root/'made').touch()
     return root/'_site'
+
+
+@pytest.fixture(scope='session')
+def empty(tmp_path_factory):
+    "The website of a repository without a run."
+    from sites import copy_repository, execute, make_site
+    root = copy_repository(tmp_path_factory.mktemp('empty'), chapters=False)
+    execute(root, profiles='demo', results=str(root/'nothing'))
+    return make_site(root)
+
+
+@pytest.fixture(scope='session')
+def full_by_quarto(full, tmp_path_factory, worker_id):
+    "The same website by the real Quarto; where there is none, its tests are skipped and say so."
+    import shutil
+    from filelock import FileLock
+    from sites import make_with_quarto
+    if not shutil.which('quarto'): pytest.skip('no quarto on PATH, so no page was made by it')
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == 'master' else base.parent)/'quarto'
+    with FileLock(f'{root}.lock'):
+        if not root.exists():
+            root.mkdir()
+            make_with_quarto(root, full)
+    return root/'_site'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_page_is_kept():
+    "Parsed pages are millions of objects, which would slow the tests that come after."
+    yield
+    if 'sites' in sys.modules: sys.modules['sites'].soup.cache_clear()
 
 
 # Files that take longest come first, so that no process is left alone with one at the end.

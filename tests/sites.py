@@ -2,9 +2,11 @@
 import os
 import shutil
 import subprocess
+from functools import cache
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from conftest import ROOT
 from made_up import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -91,3 +93,10 @@ def make_with_quarto(root, full):
 
 
 def addresses(): return [page.address for page in staging.all_pages(ROOT)]
+
+
+@cache
+def soup(path): return BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser')
+
+
+def pages_of(site): return [site/address for address in addresses()]

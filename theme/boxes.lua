@@ -6,7 +6,8 @@ end
 
 -- MathML stretches its brackets by itself; \Bigl( and its like are more than pandoc can convert.
 function Math(math)
-  math.text = math.text:gsub('\\[Bb]igg?[lrm]?%f[^%a]', '')
+  local text = math.text:gsub('\\[Bb]igg?l%f[%A]', '\\left'):gsub('\\[Bb]igg?r%f[%A]', '\\right')
+  math.text = text:gsub('\\[Bb]igg?m?%f[%A]', '')
   return math
 end
 

@@ -1,43 +1,15 @@
-"""The website: what is staged, and what nbconvert makes of it, from no runs and from several studies."""
-import ast
+"""What the pages of the report say, from no runs and from several studies."""
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-from functools import cache
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from bs4 import BeautifulSoup
 from conftest import ROOT
 from made_up import write
-from sites import HOSTILE, copy_repository, execute, make_site, notebook
+from sites import HOSTILE, copy_repository, execute, make_site, pages_of, soup
 
-from kd_capacity import claims, config, records, site_build, run_pages, statistics
-
-
-@pytest.fixture(scope='module')
-def empty(tmp_path_factory):
-    "The website of a repository without a run, and its folder."
-    root = copy_repository(tmp_path_factory.mktemp('empty'), chapters=False)
-    execute(root, profiles='demo', results=str(root/'nothing'))
-    return make_site(root)
-
-
-@cache
-def soup(path): return BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def no_page_is_kept():
-    "Millions of objects, which would slow each garbage collection of the tests that come after these."
-    yield
-    soup.cache_clear()
-
-
-def pages_of(site): return [site/'index.html', *sorted((site/'pages').glob('*.html'))]
+from kd_capacity import claims, config, records, statistics
 
 
 def table(page, *heads):
@@ -56,154 +28,8 @@ def drawn(page):
     return len(figures)
 
 
-# --- staging
-
-def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
-    root = copy_repository(tmp_path)
-    site_build.pages(root)
-    staged = [root/'index.ipynb', *(root/'pages').glob('*.ipynb')]
-    assert len(staged) == 1 + len(list((root/'nbs').glob('*/[0-9]*.ipynb'))) + len(list((root/'nbs'/'report').glob('*.ipynb')))
-    import nbformat
-    for path in staged:
-        nb = nbformat.read(path, 4)
-        nbformat.validate(nb)
-        assert nb.cells[0].cell_type == 'raw' and re.fullmatch(r'---\ntitle: ".+"(\ndescription: ".+")?\n---', nb.cells[0].source)
-        assert set(nb.metadata) == {'kernelspec'}
-        for cell in nb.cells:
-            assert set(cell.metadata) == set()
-            for line in cell.source.split('\n') if cell.cell_type == 'code' else []:
-                if re.match(r'\s*#\s*\|', line): assert re.fullmatch(r'#\| [a-z-]+: \S.*', line), (path.name, line)
-
-
-def test_hidden_cells_are_left_out(tmp_path):
-    root = copy_repository(tmp_path)
-    site_build.pages(root)
-    for page, (source, _) in site_build.sources(root).items():
-        hidden = [''.join(c['source']) for c in json.loads((root/source).read_text())['cells'] if re.search(r'^#\|\s*hide\s*$', ''.join(c['source']), re.M)]
-        staged = (root/page).read_text()
-        for code in hidden: assert json.dumps(code.split('\n', 1)[1]) not in staged
-
-
-def test_unbuilt_report_says_how_to_build_it(tmp_path):
-    root = copy_repository(tmp_path)
-    assert 'pages/analysis.ipynb' in site_build.pages(root)
-    assert '`make report`' in (root/'pages'/'analysis.ipynb').read_text()
-
-
-def small(root, source, built=None):
-    "A repository of a front page and one chapter."
-    for path, text in (('nbs/index.ipynb', notebook('# front\n\n> one line')), ('nbs/method/00_config.ipynb', source), ('_build/nbs/method/00_config.ipynb', built)):
-        if text: (root/path).parent.mkdir(parents=True, exist_ok=True); (root/path).write_text(text)
-    return root
-
-
-def test_executed_chapter_is_used_until_it_is_changed(tmp_path):
-    said = {'output_type': 'stream', 'name': 'stdout', 'text': ['said\n']}
-    root = small(tmp_path, notebook('# config', 'x = 1'), notebook('# config', 'x = 1', outputs=[said]))
-    assert site_build.pages(root) == ['index.ipynb'] and 'said' in (root/'pages'/'00_config.ipynb').read_text()
-    (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
-    assert site_build.pages(root) == ['index.ipynb', 'pages/00_config.ipynb']
-    assert 'said' not in (root/'pages'/'00_config.ipynb').read_text()
-
-
-def test_outputs_that_are_no_reading_are_left_out(tmp_path):
-    widget = {'output_type': 'display_data', 'metadata': {}, 'data': {'application/vnd.jupyter.widget-view+json': {'model_id': 'a'}, 'text/plain': '50%'}}
-    script = {'output_type': 'display_data', 'metadata': {}, 'data': {'application/javascript': 'alert(1)'}}
-    progress = {'output_type': 'stream', 'name': 'stderr', 'text': '50%|###\r'}
-    leftover = {'output_type': 'execute_result', 'metadata': {}, 'execution_count': 1, 'data': {'text/plain': '<Axes: >'}}
-    image = {'output_type': 'display_data', 'metadata': {'image/png': {'width': 10, 'height': 5}}, 'data': {'image/png': 'aGk=', 'text/plain': '<Figure>'}}
-    root = small(tmp_path, notebook('# config', '#| fig-alt: A picture\nplot()'), notebook('# config', '#| fig-alt: A picture\nplot()', outputs=[widget, script, progress, leftover, image]))
-    site_build.pages(root)
-    cell = json.loads((root/'pages'/'00_config.ipynb').read_text())['cells'][-1]
-    assert [o['output_type'] for o in cell['outputs']] == ['display_data']
-    assert cell['outputs'][0]['metadata'] == {'image/png': {'width': 10, 'height': 5, 'alt': 'A picture'}}
-
-
-def test_page_of_a_removed_notebook_goes(tmp_path):
-    root = small(tmp_path, notebook('# config'))
-    site_build.pages(root)
-    (root/'nbs'/'method'/'00_config.ipynb').rename(root/'nbs'/'method'/'01_config.ipynb')
-    site_build.pages(root)
-    assert [p.name for p in (root/'pages').iterdir()] == ['01_config.ipynb']
-
-
-def test_pages_need_a_bare_python(tmp_path):
-    root = copy_repository(tmp_path)
-    done = subprocess.run([sys.executable, '-S', '-m', 'kd_capacity.site_build', 'pages'], cwd=root, capture_output=True, text=True,
-                          env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
-    assert done.returncode == 0, done.stderr
-    assert 'pages staged' in done.stdout and (root/'index.ipynb').exists()
-    for name in ('site_build', '__init__'): ast.parse((ROOT/'kd_capacity'/f'{name}.py').read_text(), feature_version=(3, 9))
-
-
-# --- _quarto.yml
-
-def test_quarto_renders_the_staged_pages_alone():
-    import yaml
-    said = yaml.safe_load((ROOT/'_quarto.yml').read_text())
-    project = said['project']
-    assert (project['type'], project['output-dir'], project['render']) == ('website', '_site', ['index.ipynb', 'pages/*.ipynb'])
-    assert project['pre-render'] == 'python3 -m kd_capacity.site_build pages' and said['execute']['enabled'] is False
-
-
-def test_navigation_is_complete():
-    listed = [page for _, entries in site_build.navigation(ROOT) for page, _ in entries]
-    assert sorted(listed) == sorted(site_build.sources(ROOT)) and len(set(listed)) == len(listed)
-
-
-def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
-    (tmp_path/'bin').mkdir()
-    fake = tmp_path/'bin'/'quarto'
-    fake.write_text('#!/bin/sh\necho "quarto $@ in $PWD"\nexit ${QUARTO_STATUS:-0}\n')
-    fake.chmod(0o755)
-    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
-    assert site_build.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
-    assert capfd.readouterr().out == f'quarto render in {tmp_path}\n'
-    monkeypatch.setenv('QUARTO_STATUS', '1')
-    with pytest.raises(SystemExit, match='quarto render failed'): site_build.site(tmp_path)
-
-
-# --- the website that nbconvert makes
-
-@pytest.mark.parametrize('site', ['empty', 'full'])
-def test_no_broken_link_and_no_foreign_script(site, request):
-    site = request.getfixturevalue(site)
-    pages = {p.resolve(): soup(p) for p in [*pages_of(site), *(site/'runs').rglob('*.html')]}
-    places = {path: {e['id'] for e in page.select('[id]')} for path, page in pages.items()}
-    assert len(pages_of(site)) == len(site_build.sources(ROOT))
-    for path, page in pages.items():
-        for tag, at in (('a', 'href'), ('link', 'href'), ('img', 'src'), ('script', 'src')):
-            for found in page.select(f'{tag}[{at}]'):
-                url = urlsplit(found[at])
-                if url.scheme == 'data': continue
-                if url.scheme:
-                    assert tag == 'a' or 'mathjax' in found[at], (path.name, found[at])
-                    continue
-                to = (path.parent/unquote(url.path)).resolve() if url.path else path
-                assert to.is_file(), (path.name, found[at])
-                choice = to.stem in ('explorer', 'runs') and '=' in url.fragment  # of what these pages show; their own tests follow it
-                if url.fragment and not choice: assert unquote(url.fragment) in places[to], (path.name, found[at])
-        assert not re.search(r'require\.js|requirejs|unpkg|cdnjs', path.read_text())
-
-
-def test_every_page_names_all_pages(full):
-    titles = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
-    assert titles[:2] == ['Front page', 'Results'] and len(titles) == len(site_build.sources(ROOT))
-    for path in pages_of(full):
-        page = soup(path)
-        assert [a.get_text() for a in page.select('nav.pages a')] == titles
-        assert len(page.select('nav.pages a[aria-current=page]')) == 1 and len(page.select('h1')) == 1
-
-
-def test_no_option_line_and_no_hidden_code_is_shown(full):
-    for path in pages_of(full):
-        for pre in soup(path).select('.input_area pre, .highlight pre'):
-            assert not re.match(r'#\s*\|', pre.get_text().lstrip()), path.name
-    assert not soup(full/'pages'/'analysis.html').select('.input_area')  # every cell of the report says echo: false
-
-
 def test_report_without_runs_says_so(empty):
-    page = soup(empty/'pages'/'analysis.html')
+    page = soup(empty/'pages'/'report'/'analysis.html')
     assert 'No gain can be computed yet' in [h.get_text() for h in page.select('h2')]
     rows = table(page, 'Gain, pp')
     assert len(rows) == 6 and {r['Accuracy, %'] for r in rows} == {'not run'} and {r['Gain, pp'] for r in rows} == {''}
@@ -212,7 +38,7 @@ def test_report_without_runs_says_so(empty):
 
 
 def test_report_shows_the_numbers_of_the_records(full):
-    page = soup(full/'pages'/'analysis.html')
+    page = soup(full/'pages'/'report'/'analysis.html')
     rows = table(page, 'Gain, pp')
     demo, v1 = [r for r in rows if r['Profile'] == 'demo'], [r for r in rows if r['Profile'] == 'paper-v1']
     assert len(demo) == len(v1) == 6
@@ -232,7 +58,7 @@ def test_training_and_fidelity_show_the_numbers_of_the_records(full, tmp_path):
     demo = config.study_runs('demo')
     write(demo, tmp_path)  # the numbers of `full`
     def ours(m): return [s.run_id for s in demo if (s.stage, s.method, s.student) == ('final', m, 'resnet18') and s.teacher in (None, 'resnet50')]
-    page = soup(full/'pages'/'training.html')
+    page = soup(full/'pages'/'report'/'training.html')
     convergence, = captions(page, 'demo, R50 → R18. Highest validation accuracy')
     for m, said in (('none', 'no teacher'), ('logit', 'Logit-KD'), ('feature', 'Feature-KD')):
         last = [records.history(i, tmp_path).validation_accuracy.iloc[-1] for i in ours(m)]
@@ -240,7 +66,7 @@ def test_training_and_fidelity_show_the_numbers_of_the_records(full, tmp_path):
     assert 'Logit-KD +2.00 pp (seeds +2.00 to +2.00)' in captions(page, 'demo, R50 → R18. Training minus validation accuracy')[0]
     assert 'Feature-KD (n = 3): student in 12, projections in 0, total in 12 of 12 epochs' in captions(page, 'demo, R50 → R18. Largest norm')[0]
     assert 'teachers (n = 2) from 0.1 to 0.00417 over 24 epochs' in captions(page, 'demo. Learning rate')[0]
-    page = soup(full/'pages'/'fidelity.html')
+    page = soup(full/'pages'/'report'/'fidelity.html')
     row = next(r for r in table(page, 'Agreement with the teacher, %') if (r.get('Profile', 'demo'), r['Pair'], r['Method']) == ('demo', 'R50 → R18', 'Logit-KD'))
     recorded = [records.read_record(i, tmp_path)['fidelity']['agreement'] for i in ours('logit')]
     assert row['Agreement with the teacher, %'].split()[0] == f'{100*sum(recorded)/3:.2f}' and row['n'] == '3'
@@ -253,14 +79,14 @@ def test_training_and_fidelity_show_the_numbers_of_the_records(full, tmp_path):
 
 
 def test_training_and_fidelity_without_runs_say_so(empty):
-    training, fidelity = (soup(empty/'pages'/f'{name}.html') for name in ('training', 'fidelity'))
+    training, fidelity = (soup(empty/'pages'/'report'/f'{name}.html') for name in ('training', 'fidelity'))
     assert 'Nothing can be drawn: not run' in training.get_text() and 'no learning rate is recorded' in training.get_text()
     assert fidelity.get_text().count('no student has been run') == 3 and {r['Agreement with the teacher, %'] for r in table(fidelity, 'Agreement with the teacher, %')} == {'not run'}
     assert not training.select('figure') and not fidelity.select('figure')
 
 
 def test_statistics_judge_every_claim(full):
-    page = soup(full/'pages'/'statistics.html')
+    page = soup(full/'pages'/'report'/'statistics.html')
     rows = table(page, 'Claim', 'Verdict')
     assert len(rows) == 11 and all(r['Verdict'].startswith('inconclusive') for r in rows)  # digits decide nothing
     assert any('on digits' in r['Verdict'] for r in rows)
@@ -271,7 +97,7 @@ def test_statistics_judge_every_claim(full):
 
 
 def test_statistics_without_runs_say_so(empty):
-    page = soup(empty/'pages'/'statistics.html')
+    page = soup(empty/'pages'/'report'/'statistics.html')
     assert 'Of 11 claims 0 supported, 0 contradicted, 11 inconclusive' in [h.get_text() for h in page.select('h2')]
     assert 'not run' in page.get_text() and '1 supported, 0 contradicted, 10 inconclusive' in page.get_text()  # the printed table has its verdicts
 
@@ -285,16 +111,16 @@ def test_authors_runs_make_the_whole_report(tmp_path):
     (root/'_build'/'records').write_text('authors\n')
     site = make_site(root)
     assert all('were not trained by this package' in soup(p).get_text() for p in pages_of(site))
-    assert len(table(soup(site/'pages'/'analysis.html'), 'Gain, pp')) == 2
-    fidelity = soup(site/'pages'/'fidelity.html').get_text()
+    assert len(table(soup(site/'pages'/'report'/'analysis.html'), 'Gain, pp')) == 2
+    fidelity = soup(site/'pages'/'report'/'fidelity.html').get_text()
     assert 'no logits, so no control' in fidelity and 'nothing to compare: no logits' in fidelity
-    assert captions(soup(site/'pages'/'training.html'), 'Highest validation accuracy') and 'no learning rate is recorded' in soup(site/'pages'/'training.html').get_text()
+    assert captions(soup(site/'pages'/'report'/'training.html'), 'Highest validation accuracy') and 'no learning rate is recorded' in soup(site/'pages'/'report'/'training.html').get_text()
     rows = runs_of(site)
     assert len(rows) == 16 and {r['Seconds'] for r in rows.values()} == {''} and sum('copy of' in r['Status'] for r in rows.values()) == 3
-    cost, how = (soup(site/'pages'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
+    cost, how = (soup(site/'pages'/'report'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
     assert '13 trainings; no seconds and no device recorded' in cost and 'archive has no timings' in cost
     assert '16 runs were imported from small.zip' in how and 'the paper’s own' in how
-    assert 'n = 5' not in soup(site/'pages'/'analysis.html').get_text() and len(table(soup(site/'pages'/'statistics.html'), 'Claim', 'Verdict')) == 11
+    assert 'n = 5' not in soup(site/'pages'/'report'/'analysis.html').get_text() and len(table(soup(site/'pages'/'report'/'statistics.html'), 'Claim', 'Verdict')) == 11
 
 
 def test_own_runs_have_no_label(full): assert 'The authors’ runs' not in soup(full/'index.html').get_text()
@@ -313,13 +139,13 @@ def test_text_of_a_record_is_text(full):
         code = page.select('script:not([type="application/json"])')  # the explorer's data are no code, and escaped
         assert not any('alert(' in s.get_text() for s in code), path.name
         assert not page.select('a[href^="javascript"]')
-    failed = [r for r in table(soup(full/'pages'/'runs.html'), 'Run', 'Status') if r['Status'] == 'failed']
+    failed = [r for r in table(soup(full/'pages'/'report'/'runs.html'), 'Run', 'Status') if r['Status'] == 'failed']
     assert len(failed) == 1 and HOSTILE in failed[0]['Why, or how to train it']
 
 
 # --- runs, cost, reproduce
 
-def runs_of(site): return {r['Run']: r for r in table(soup(site/'pages'/'runs.html'), 'Run', 'Status')}
+def runs_of(site): return {r['Run']: r for r in table(soup(site/'pages'/'report'/'runs.html'), 'Run', 'Status')}
 
 
 def test_runs_page_lists_every_run_with_the_numbers_of_its_record(full):
@@ -336,16 +162,16 @@ def test_runs_page_lists_every_run_with_the_numbers_of_its_record(full):
 
 
 def test_every_run_with_a_record_leads_to_its_page(full):
-    links = {a.get_text(): a['href'] for a in soup(full/'pages'/'runs.html').select('table.runs a')}
+    links = {a.get_text(): a['href'] for a in soup(full/'pages'/'report'/'runs.html').select('table.runs a')}
     assert set(links) == {s.run_id for s in (*config.study_runs('demo'), config.study_runs('paper-v1')[0])}
-    for run_id, href in links.items(): assert soup(full/'pages'/href).h1.get_text() == run_id
+    for run_id, href in links.items(): assert soup(full/'pages'/'report'/href).h1.get_text() == run_id
     for path in (full/'runs').rglob('index.html'):
         for a in soup(path).select('a[href]'):
             if not a['href'].startswith('#'): assert (path.parent/a['href'].split('#')[0]).resolve().exists(), (path, a['href'])
 
 
 def test_cost_adds_up(full):
-    page, results = soup(full/'pages'/'cost.html'), {}
+    page, results = soup(full/'pages'/'report'/'cost.html'), {}
     rows = [r for r in table(page, 'Stage', 'Device-seconds') if r['Profile'] == 'demo']
     assert sum(int(r['Runs']) for r in rows) == 36 and sum(float(r['Device-seconds']) for r in rows) == 36*9  # one failed
     assert {r['Seconds a run'] for r in rows} == {'9.0'} and {r['Images/s (median)'] for r in rows} == {'1,000'}
@@ -360,7 +186,7 @@ def test_cost_adds_up(full):
 
 
 def test_reproduce_names_surroundings_data_and_deviations(full):
-    page = soup(full/'pages'/'reproduce.html')
+    page = soup(full/'pages'/'report'/'reproduce.html')
     assert {(r['Profile'], r['Runs']) for r in table(page, 'Git commit')} == {('demo', '37'), ('paper-v1', '1')}
     assert {(r['Data'], r['Runs'], r['SHA-256']) for r in table(page, 'SHA-256')} == {('digits', '37', 'ab'), ('cifar10', '1', 'ab')}
     differs = {r['Choice']: (r['paper-v2'], r['demo']) for r in table(page, 'Choice')}
@@ -371,7 +197,7 @@ def test_reproduce_names_surroundings_data_and_deviations(full):
 
 
 def test_without_runs_cost_and_reproduce_say_so(empty):
-    cost, how = (soup(empty/'pages'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
+    cost, how = (soup(empty/'pages'/'report'/f'{n}.html').get_text() for n in ('cost', 'reproduce'))
     assert 'no run is complete yet' in cost and 'No machine has been measured yet' in cost and 'none is finished' in cost
     assert 'No run has a record yet' in how and '0 of 37 runs are complete' in how and 'papermill nbs/experiments/teacher.ipynb' in how
     assert {r['Status'] for r in runs_of(empty).values()} == {'not run'} and not (empty/'runs').exists()
@@ -389,36 +215,9 @@ def test_images_that_are_not_here_have_no_flop(tmp_path, monkeypatch):
     root = copy_repository(tmp_path/'site', chapters=False)
     execute(root, 'cost', profiles='mine', results=str(tmp_path/'results'))
     make_site(root)
-    page = soup(root/'_site'/'pages'/'cost.html')
+    page = soup(root/'_site'/'pages'/'report'/'cost.html')
     assert {r['FLOP together'] for r in table(page, 'FLOP together')} == {'unknown'} and table(page, 'Runs left')[0]['FLOP'] == 'unknown'
     assert table(page, 'Runs left')[0]['Runs left'] == '35' and 'unknown GFLOP/s' in page.get_text()
-
-
-# --- the run pages in the site
-
-def test_run_pages_are_staged_for_quarto_and_copied_by_nbconvert(tmp_path):
-    import yaml
-    root = small(tmp_path, notebook('# config'))
-    made = root/'_build'/'runs'/'demo'/'s0'/'index.html'
-    made.parent.mkdir(parents=True)
-    made.write_text('a run')
-    site_build.pages(root)
-    assert (root/'runs'/'demo'/'s0'/'index.html').read_text() == 'a run'
-    assert yaml.safe_load((ROOT/'_quarto.yml').read_text())['project']['resources'] == ['/runs/**/*.html', '/runs/**/*.json', '/runs/*.css']
-    assert '/runs/' in (ROOT/'.gitignore').read_text().split('\n')
-    shutil.rmtree(made.parent)
-    site_build.pages(root)
-    assert not (root/'runs'/'demo'/'s0').exists()
-    shutil.rmtree(root/'runs')
-    (root/'runs').mkdir()
-    (root/'runs'/'mine.txt').write_text('mine')
-    with pytest.raises(SystemExit, match='was not made by make report'): site_build.pages(root)
-    assert (root/'runs'/'mine.txt').exists()
-
-
-def test_make_report_makes_the_run_pages_before_the_site():
-    said = subprocess.run(['make', '-n', '-o', '.venv/.ready', '_site/index.html', 'PROFILE=demo fast'], cwd=ROOT, capture_output=True, text=True).stdout
-    assert 0 < said.index('kd_capacity.run_pages demo fast --results') < said.index('kd_capacity.site_build site')
 
 
 def test_front_page_answers_beside_what_the_paper_says(full):
@@ -430,23 +229,3 @@ def test_front_page_answers_beside_what_the_paper_says(full):
         assert judged['demo'].endswith(' on digits') and judged['the authors’ runs'] == 'not imported' and judged['paper-v1'] in claims.VERDICTS
 
 
-def test_front_page_lists_every_chapter(full):
-    assert [r['chapter'] for r in table(soup(full/'index.html'), 'chapter')] == [p.stem[3:] for p in [ROOT/s for s, _ in site_build.sources(ROOT).values() if s.parent.name not in ('nbs', 'report')]]
-
-
-def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):
-    root = copy_repository(tmp_path)
-    (root/'_site').mkdir()
-    (root/'_site'/'index.html').write_text('old')
-    monkeypatch.setattr(site_build.shutil, 'which', lambda name: None)
-    monkeypatch.setattr(site_build, '_parts', lambda *a: 1/0)
-    with pytest.raises(ZeroDivisionError): site_build.site(root)
-    assert (root/'_site'/'index.html').read_text() == 'old' and [p.name for p in (root/'_build').iterdir()] == []
-
-
-def test_command_line(capsys):
-    site_build.main(['headline', 'demo', 'fast'])
-    assert '0 of 3' in capsys.readouterr().out
-    for argv in (['nothing'], ['headline']):
-        with pytest.raises(SystemExit) as e: site_build.main(argv)
-        assert e.value.code == 2

@@ -13,6 +13,7 @@ from made_up import baseline, student, write
 
 from kd_capacity import config, records, run_pages
 from kd_capacity.config import UserError
+from kd_capacity.show import run_address
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>'
 SPECS = [config.run_spec('demo', 'teacher', teacher='resnet50'), baseline(), student(method='logit'), student(method='feature')]
@@ -51,7 +52,7 @@ def change(results, run, **more):
 def test_a_page_has_the_numbers_of_its_record(built, spec):
     results, pages = built
     page, record = soup(pages, spec), records.read_record(spec.run_id, results)
-    assert page.h1.get_text() == spec.run_id and record['status'] in page.main.get_text()
+    assert page.title.get_text() == spec.run_id and record['status'] in page.main.get_text()
     assert json.loads((pages/spec.run_id/'record.json').read_text()) == record and page.select_one('a[href="record.json"]')
     said = part(page, 'spec')
     assert list(said) == list(record['spec'])
@@ -91,8 +92,8 @@ def test_a_run_leads_to_its_teacher_and_back_to_all_runs(built):
     links = {a.get_text(): a['href'] for a in page.select('a[href]')}
     place = built[1]/SPECS[2].run_id
     assert (place/links[SPECS[0].run_id]).resolve() == (built[1].parent/'runs'/SPECS[0].run_id/'index.html').resolve()  # as it lies on the site, below runs/
-    assert '../pages/runs.html#q=demo/r50-r18/logit' in page.header.find_all('a')[1]['href']
-    assert {h['id'] for h in page.select('h2')} == {a['href'][1:] for a in page.nav.select('a[href^="#"]')}
+    assert '../pages/report/runs.html#q=demo/r50-r18/logit' in links['all runs']
+    assert all(h.get('id') for h in page.select('h2'))
 
 
 def test_every_value_of_a_record_is_shown(results, tmp_path):
@@ -111,7 +112,7 @@ def test_an_imported_run_says_so(tmp_path):
     copy = runs[runs.duplicate_of.notna()].iloc[0]
     page = soup(tmp_path/'pages', copy.run_id)
     assert 'not trained by this package' in page.main.get_text() and page.find(id='to-copy') is None
-    assert [a['href'] for a in page.select('a') if a.get_text() == copy.duplicate_of] == [run_pages.address(copy.duplicate_of, '/'.join(['..']*(copy.run_id.count('/') + 2)))]
+    assert [a['href'] for a in page.select('a') if a.get_text() == copy.duplicate_of] == [run_address(copy.duplicate_of, '/'.join(['..']*(copy.run_id.count('/') + 2)))]
     assert page.select('figure.plot svg') and part(page, 'outcome')['test_best'] == f'{100*copy.test_best:.2f} %'
 
 
@@ -145,11 +146,11 @@ def test_a_hostile_name_is_text_and_its_address_works(results, tmp_path):
     change(results, type('', (), {'run_id': run_id}), run_id=run_id)
     run_pages.build(['demo'], results, tmp_path/'site'/'runs')
     page = harmless((tmp_path/'site'/'runs'/run_id/'index.html').read_text())
-    assert page.h1.get_text() == run_id
+    assert page.title.get_text() == run_id
     table = harmless(run_pages.search_table(run_pages.listing(['demo'], results)))
     row = next(tr for tr in table.select('tbody tr') if tr.td.get_text() == run_id)
     from urllib.parse import unquote
-    assert (tmp_path/'site'/'pages'/unquote(row.a['href'])).resolve() == (tmp_path/'site'/'runs'/run_id/'index.html').resolve()
+    assert (tmp_path/'site'/'pages'/'report'/unquote(row.a['href'])).resolve() == (tmp_path/'site'/'runs'/run_id/'index.html').resolve()
     assert 'outside the plan' in row.get_text()
 
 

@@ -1,0 +1,320 @@
+"""The website: what is staged, and what pandoc makes of it."""
+import json
+import os
+import re
+import shutil
+import subprocess
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from conftest import ROOT
+from sites import addresses, copy_repository, make_site, notebook, pages_of, soup
+
+from kd_capacity import site_build, staging
+from kd_capacity.config import UserError
+
+
+# --- staging
+
+def test_staged_pages_are_notebooks_as_nbformat_writes_them(tmp_path):
+    "Line by line: Quarto splits a source that is one string at its newlines, and loses them."
+    root = copy_repository(tmp_path)
+    staging.stage(root)
+    paths = [root/'index.ipynb', *(root/'pages').rglob('*.ipynb')]
+    assert len(paths) == len(addresses()) + 1  # and the frame of the run pages
+    for path in paths:
+        text = path.read_text()
+        nb = nbformat.reads(text, 4)
+        nbformat.validate(nb)
+        assert text == nbformat.writes(nb) + '\n'
+        assert all(isinstance(c['source'], list) for c in json.loads(text)['cells'])
+
+
+def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
+    root = copy_repository(tmp_path)
+    staging.stage(root)
+    front = r'---\ntitle: ".+"(\ndescription: ".+")?(\norder: \d+)?\n---'
+    for path in [root/'index.ipynb', *(root/'pages').rglob('*.ipynb')]:
+        nb = nbformat.read(path, 4)
+        assert nb.cells[0].cell_type == 'raw' and re.fullmatch(front, nb.cells[0].source)
+        assert set(nb.metadata) == {'kernelspec'}
+        for cell in nb.cells:
+            assert set(cell.metadata) == set()
+            if cell.cell_type != 'code': continue
+            options = [line for line in cell.source.split('\n') if re.match(r'\s*#\s*\|', line)]
+            assert all(re.fullmatch(r'#\| [a-z-]+: \S.*', line) for line in options), path.name
+
+
+def test_hidden_cells_are_left_out(tmp_path):
+    root = copy_repository(tmp_path)
+    staging.stage(root)
+    for page in staging.all_pages(root):
+        cells = nbformat.read(root/page.source, 4).cells
+        staged = (root/page.path).read_text()
+        for cell in cells:
+            if not re.search(r'^#\|\s*hide\s*$', cell.source, re.M): continue
+            code = cell.source.split('\n', 1)[1].split('\n')
+            assert json.dumps(code[0] + '\n')[1:] not in staged or len(code) == 1
+
+
+def test_unbuilt_report_says_how_to_build_it(tmp_path):
+    root = copy_repository(tmp_path)
+    assert 'pages/report/analysis.ipynb' in staging.stage(root)
+    assert '`make report`' in (root/'pages'/'report'/'analysis.ipynb').read_text()
+
+
+SMALL = 'website: {title: small, sidebar: {contents: [index.ipynb, {auto: pages/method}]}}'
+
+
+def small(root, source, built=None):
+    "A repository of a front page and one chapter."
+    texts = {'nbs/index.ipynb': notebook('# front\n\n> one line'),
+             'nbs/method/00_config.ipynb': source, '_build/nbs/method/00_config.ipynb': built,
+             '_quarto.yml': SMALL}
+    for path, text in texts.items():
+        if not text: continue
+        (root/path).parent.mkdir(parents=True, exist_ok=True)
+        (root/path).write_text(text)
+    return root
+
+
+def test_executed_chapter_is_used_until_it_is_changed(tmp_path):
+    said = {'output_type': 'stream', 'name': 'stdout', 'text': 'said\n'}
+    executed = notebook('# config', 'x = 1', outputs=[said])
+    root = small(tmp_path, notebook('# config', 'x = 1'), executed)
+    page = root/'pages'/'method'/'config.ipynb'
+    assert staging.stage(root) == ['index.ipynb'] and 'said' in page.read_text()
+    (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config', 'x = 2'))
+    assert staging.stage(root) == ['index.ipynb', 'pages/method/config.ipynb']
+    assert 'said' not in page.read_text()
+
+
+def shown(kind, metadata={}, **data):
+    return {'output_type': kind, 'metadata': metadata, 'data': data}
+
+
+def test_outputs_that_are_no_reading_are_left_out(tmp_path):
+    widget = {'application/vnd.jupyter.widget-view+json': {'model_id': 'a'}, 'text/plain': '50%'}
+    outputs = [
+        shown('display_data', **widget),
+        shown('display_data', **{'application/javascript': 'alert(1)'}),
+        {'output_type': 'stream', 'name': 'stderr', 'text': '50%|###\r'},
+        {**shown('execute_result', **{'text/plain': '<Axes: >'}), 'execution_count': 1},
+        shown('display_data', {'image/png': {'width': 10}},
+              **{'image/png': 'aGk=', 'text/plain': '<Figure>'})]
+    source = '# config', '#| fig-alt: A "small" picture\nplot()'
+    root = small(tmp_path, notebook(*source), notebook(*source, outputs=outputs))
+    staging.stage(root)
+    output, = nbformat.read(root/'pages'/'method'/'config.ipynb', 4).cells[-1].outputs
+    image = BeautifulSoup(output.data['text/html'], 'html.parser').img
+    assert image.attrs == {'src': 'data:image/png;base64,aGk=', 'alt': 'A "small" picture',
+                           'width': '10'}
+
+
+def test_page_of_a_removed_notebook_goes(tmp_path):
+    root = small(tmp_path, notebook('# config'))
+    staging.stage(root)
+    (root/'nbs'/'method'/'00_config.ipynb').rename(root/'nbs'/'method'/'01_profiles.ipynb')
+    staging.stage(root)
+    assert [p.name for p in (root/'pages'/'method').iterdir()] == ['profiles.ipynb']
+
+
+def test_staging_finds_the_projects_own_python(tmp_path):
+    "Whatever python3 is on PATH; without a .venv one sentence says what to do."
+    root = copy_repository(tmp_path/'site', chapters=False)
+    stage = ['sh', 'workflow/python.sh', '-m', 'kd_capacity.staging']
+    run = lambda: subprocess.run(stage, cwd=root, capture_output=True, text=True, check=False,
+                                 env={'PATH': '/usr/bin:/bin'})
+    done = run()
+    assert done.returncode == 0 and 'pages staged' in done.stdout, done.stderr
+    assert (root/'index.ipynb').exists()
+    (root/'.venv').unlink()
+    done = run()
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'make .venv' in done.stderr
+
+
+def test_a_name_leads_to_its_definition(tmp_path):
+    root = copy_repository(tmp_path)
+    staging.stage(root)
+    texts = [c.source for c in nbformat.read(root/'pages'/'method'/'losses.ipynb', 4).cells]
+    assert '<span id="logit_kd"></span>' in texts
+    linked = '\n'.join(p.read_text() for p in (root/'pages').rglob('*.ipynb'))
+    assert re.search(r'\[`(losses\.)?logit_kd[^`]*`\]\([^)]*#logit_kd\)', linked)
+
+
+# --- _quarto.yml
+
+def test_quarto_renders_the_staged_pages_alone():
+    settings = staging.read_yaml(ROOT)
+    project, execute_ = settings['project'], settings['execute']
+    assert (project['type'], project['output-dir']) == ('website', '_site')
+    assert project['render'] == ['index.ipynb', 'pages/**/*.ipynb'] and not execute_['enabled']
+    assert project['pre-render'] == 'sh workflow/python.sh -m kd_capacity.staging'
+    assert project['post-render'] == 'sh workflow/python.sh -m kd_capacity.site_build finish'
+
+
+def test_every_notebook_has_a_page():
+    listed = {page.source for page in staging.all_pages(ROOT)}
+    notebooks = {p.relative_to(ROOT) for p in (ROOT/'nbs').rglob('*.ipynb')
+                 if not {'experiments', '.ipynb_checkpoints'} & set(p.parts)}
+    assert listed == notebooks
+
+
+def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
+    (tmp_path/'bin').mkdir()
+    fake = tmp_path/'bin'/'quarto'
+    fake.write_text('#!/bin/sh\necho "quarto $@ in $PWD"\nexit ${QUARTO_STATUS:-0}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
+    assert site_build.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
+    assert capfd.readouterr().out == f'quarto render in {tmp_path}\n'
+    monkeypatch.setenv('QUARTO_STATUS', '1')
+    with pytest.raises(UserError, match='quarto render failed'): site_build.site(tmp_path)
+
+
+# --- the website that pandoc makes
+
+@pytest.mark.parametrize('site', ['empty', 'full'])
+def test_no_broken_link_and_no_other_host(site, request):
+    site = request.getfixturevalue(site)
+    paths = [*pages_of(site), *(site/'runs').rglob('*.html')]
+    pages = {p.resolve(): soup(p) for p in paths}
+    places = {path: {e['id'] for e in page.select('[id]')} for path, page in pages.items()}
+    for path, page in pages.items():
+        for tag, at in ('a', 'href'), ('link', 'href'), ('img', 'src'), ('script', 'src'):
+            for element in page.select(f'{tag}[{at}]'):
+                url = urlsplit(element[at])
+                if url.scheme == 'data' or url.scheme and tag == 'a': continue
+                assert not url.scheme, (path.name, element[at])
+                to = (path.parent/unquote(url.path)).resolve() if url.path else path
+                assert to.is_file(), (path.name, element[at])
+                # what these two show is chosen by the address; their own tests follow it
+                choice = to.stem in ('explorer', 'runs') and '=' in url.fragment
+                known = choice or not url.fragment or unquote(url.fragment) in places[to]
+                assert known, (path.name, element[at])
+
+
+def test_every_page_names_all_pages(full):
+    titles = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
+    assert titles[0] == 'kd_capacity' and len(titles) == len(addresses())
+    for path in pages_of(full):
+        page = soup(path)
+        assert [a.get_text() for a in page.select('nav.pages a')] == titles
+        assert len(page.select('nav.pages a[aria-current=page]')) == len(page.select('h1')) == 1
+
+
+def test_the_parts_stand_in_the_order_of_the_sidebar(full):
+    links = [a['href'] for a in soup(full/'index.html').select('nav.pages a')]
+    folders = list(dict.fromkeys(link.split('/')[1] for link in links[1:]))
+    assert folders == staging.parts(ROOT)
+    assert links[1:] == [a for a in addresses() if a != 'index.html']
+
+
+def test_a_page_has_its_headings_with_anchors_and_its_code_line_by_line(full):
+    "Read by a parser of our own from the notebook, and by pandoc from the staged page."
+    for page in staging.all_pages(ROOT):
+        html = soup(full/page.address)
+        assert not re.search(r'(?m)^(title|description): "', html.main.get_text()), page.path
+        if page.part == 'report': continue
+        source = nbformat.read(ROOT/page.source, 4)
+        lines = '\n'.join(c.source for c in source.cells if c.cell_type == 'markdown')
+        lines = re.sub(r'(?s)^```.*?^```', '', lines, flags=re.M)
+        heads = [re.sub(r'[`*$\\]', '', h) for h in re.findall(r'(?m)^##+ (.+)$', lines)]
+        shown = html.main.select('h2, h3, h4')
+        assert len(shown) == len(heads) and all(h.get('id') for h in shown), page.path
+        code = [staging.options(c.source) for c in source.cells if c.cell_type == 'code']
+        code = [text for options, directives, text in code if 'hide' not in directives and text]
+        blocks = [pre.get_text() for pre in html.main.select('pre.python')]
+        assert [b.rstrip() for b in blocks] == [c.strip('\n').rstrip() for c in code], page.path
+
+
+def test_no_option_line_and_no_hidden_code_is_shown(full):
+    for path in pages_of(full):
+        for pre in soup(path).select('pre'):
+            assert not re.match(r'#\s*\|', pre.get_text().lstrip()), path.name
+    # every cell of the report says echo: false
+    assert not soup(full/'pages'/'report'/'analysis.html').select('pre.sourceCode')
+
+
+def test_text_alternatives_and_boxes(full):
+    for path in pages_of(full):
+        page = soup(path)
+        assert all(image.get('alt') for image in page.select('img')), path
+        boxes = page.select('main table')
+        assert all(t.find_parent(class_='scroll') for t in boxes), path
+
+
+def test_the_run_pages_are_pages_of_the_site(full):
+    menu = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
+    runs = sorted((full/'runs').rglob('index.html'))
+    assert len(runs) == 38 and not (full/'pages'/'runs').exists()
+    for path in runs[:4]:
+        page = soup(path)
+        assert [a.get_text() for a in page.select('nav.pages a')] == menu
+        assert page.h1.get_text() == path.parent.relative_to(full/'runs').as_posix()
+        contents = [a['href'] for a in page.select('#TOC a')]
+        assert contents == ['#' + h['id'] for h in page.main.select('h2')]
+        assert 'frame-' not in path.read_text()
+
+
+def test_a_run_that_is_gone_leaves_the_site(tmp_path):
+    root = copy_repository(tmp_path, chapters=False)
+    for path in (root/'nbs').rglob('*.ipynb'):
+        path.write_text(notebook(f'# {path.stem}'))
+    made = root/'_build'/'runs'/'demo'/'s0'
+    made.mkdir(parents=True)
+    (made/'record.json').write_text('{}')
+    run = '<title>demo/s0</title><meta name="description" content="x"><main><p>a run</p></main>'
+    (made/'index.html').write_text(run)
+    sites = make_site(root)
+    assert 'a run' in (sites/'runs'/'demo'/'s0'/'index.html').read_text()
+    shutil.rmtree(made)
+    assert not (make_site(root)/'runs').exists()
+
+
+def test_make_report_makes_the_run_pages_before_the_site():
+    make = ['make', '-n', '-o', '.venv/.ready', '_site/index.html', 'PROFILE=demo fast']
+    text = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert 0 < text.index('kd_capacity.run_pages demo fast --results')
+    assert text.index('kd_capacity.run_pages') < text.index('kd_capacity.site_build site')
+
+
+def test_make_serve_says_what_is_missing(tmp_path):
+    shutil.copy(ROOT/'Makefile', tmp_path)
+    done = subprocess.run(['make', 'serve'], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode and 'make report builds it' in done.stderr
+
+
+def test_front_page_lists_every_chapter(full):
+    links = {a.get('href') for a in soup(full/'index.html').select('main table a')}
+    chapters = [p.address for p in staging.all_pages(ROOT) if re.match(r'\d', p.source.name)]
+    assert set(chapters) <= links
+
+
+def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):
+    root = copy_repository(tmp_path)
+    (root/'_site').mkdir()
+    (root/'_site'/'index.html').write_text('old')
+    monkeypatch.setattr(site_build.shutil, 'which', lambda name: None)
+    monkeypatch.setattr(site_build, 'make_pages', lambda *a: 1/0)
+    with pytest.raises(ZeroDivisionError): site_build.site(root)
+    assert (root/'_site'/'index.html').read_text() == 'old'
+    assert [p.name for p in (root/'_build').iterdir()] == []
+
+
+@pytest.mark.parametrize('command', ['staging', 'site_build', 'run_pages'])
+def test_every_command_has_help(command):
+    done = subprocess.run(['python', '-m', f'kd_capacity.{command}', '--help'], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and 'usage' in done.stdout
+
+
+def test_command_line():
+    run = lambda *words: subprocess.run(['python', '-m', 'kd_capacity.site_build', *words], cwd=ROOT,
+                                        capture_output=True, text=True, check=False)
+    assert '0 of 3' in run('headline', 'fast').stdout
+    assert run('nothing').returncode == 2
+    done = run('headline', 'dmeo')
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and "'demo'" in done.stderr
