@@ -2,7 +2,9 @@
 import json
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -274,7 +276,7 @@ def test_record_command_and_address(visit, address, data):
     page.locator('.runs input').nth(2).check()
     run = next(r for r in data['runs'] if r['id'] == hash_of(page)['run'])
     assert run['seed'] == '2' and page.locator('.record .id').inner_text() == run['id']
-    assert page.locator('.record a').first.get_attribute('href') == f'../runs/{run["id"]}/index.html'
+    assert page.locator('.record a').first.get_attribute('href') == f'../../runs/{run["id"]}/index.html'
     assert page.locator('.command pre').inner_text() == run['command'] and '-p seed 2' in run['command']
     page.get_by_role('button', name='Copy').click()
     page.wait_for_selector('.copied:has-text("Copied.")')
@@ -424,4 +426,4 @@ def test_scripts_inside_html_survive_staging():
     nb = nbformat.reads(notebook('# t', 'x', outputs=[output]), 4)
     page = staging.staged(nb, staging.Page(Path('nbs/report/t.ipynb'), 1))
     assert page.cells[-1].outputs[0].data['text/html'] == html
-    assert html in staging.pandoc(staging.as_markdown(page))
+    assert html in staging.pandoc(staging.page_markdown(page))

@@ -147,7 +147,7 @@ def test_a_name_leads_to_its_definition(tmp_path):
 # --- _quarto.yml
 
 def test_quarto_renders_the_staged_pages_alone():
-    settings = staging.read_yaml(ROOT)
+    settings = staging.quarto_settings(ROOT)
     project, execute_ = settings['project'], settings['execute']
     assert (project['type'], project['output-dir']) == ('website', '_site')
     assert project['render'] == ['index.ipynb', 'pages/**/*.ipynb'] and not execute_['enabled']
