@@ -14,6 +14,7 @@ from functools import cache
 from html import escape
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote
 import jinja2, matplotlib.pyplot as plt, nbformat, nh3, pandas as pd
@@ -22,7 +23,7 @@ from markupsafe import Markup
 from . import config, figures, records, study, tables
 from .config import RunSpec, UserError, atomic, papermill_command, results_dir, root
 from .show import page_folder, run_address, svg, theme_file
-from .staging import Page, as_markdown, box, boxed, pandoc, staged
+from .staging import Page, page_markdown, box, boxed, pandoc, staged
 
 # %% ../nbs/site/03_run_pages.ipynb #0603f524
 def has_page(run_id, results=None):
@@ -43,8 +44,9 @@ def runs_below(names, results=None):
     results, folders, left_out = Path(results or results_dir()), {}, []
     paths = [p for name in names for p in sorted((results/name).glob('**/record.json'))]
     for path in paths:
-        run_id = records.read_record(path).get('run_id')
-        why = _why_no_page(path, run_id, results)
+        record, reason = records.checked_record(path)
+        run_id = record and record['run_id']
+        why = _why_no_page(path, run_id, results) if record else f'{path} gets no page: {reason}'
         if why: left_out.append(why)
         else: folders[run_id] = path.parent
     return folders, left_out
@@ -71,6 +73,7 @@ def value_text(key, value):
         case int() if key == 'parameters': return f'{value:,}'
         case _: return str(value)
 
+# %% ../nbs/site/03_run_pages.ipynb #9b049ec3
 class Row(NamedTuple):
     "A value of a record."
     key: str
@@ -87,7 +90,7 @@ def _record_rows(part, links, before=''):
     return rows
 
 def tables_of(record,
-              links={}): # {run_id: URL} of runs that it may name
+              links=MappingProxyType({})): # {run_id: URL} of runs that it may name
     "[(title, identifier, its `Row`s)]."
     given = {k: v for k, v in record.items() if k not in _above}
     parts = {k: given.pop(k) for k in PARTS_OF_RECORD if isinstance(given.get(k), dict)}
@@ -111,6 +114,7 @@ def run_sentence(spec): # of a record
     length = f'{get("epochs")} epochs of {get("data")}'
     return f'{who}{stem}{clip}: seed {get("seed")}, {length}, stage {get("stage")}.'
 
+# %% ../nbs/site/03_run_pages.ipynb #545e1f45
 class Command(NamedTuple):
     "How a run is made again."
     text: str | None # the papermill call
@@ -146,12 +150,14 @@ def _draw_history(history, max_norm):
     for ax in axes: ax.xaxis.set_major_locator(plt.MaxNLocator(6, integer=True))
     return fig
 
+# %% ../nbs/site/03_run_pages.ipynb #c0fcabbb
 def _last_epoch(history):
     "The last epoch in a sentence."
     last = history.iloc[-1]
     values = {k: last.get(f'{k}_accuracy') for k in ('train', 'validation', 'test')}
     accuracies = [f'{k} accuracy {100*v:.2f} %' for k, v in values.items() if pd.notna(v)]
-    return ', '.join([f'After {last.epoch:.0f} epochs: loss {last.loss_total:.3g}', *accuracies]) + '.'
+    loss = f'After {last.epoch:.0f} epochs: loss {last.loss_total:.3g}'
+    return ', '.join([loss, *accuracies]) + '.'
 
 def curves_figure(folder,       # of the run
                   max_norm=1.): # threshold of the clip
@@ -173,7 +179,8 @@ def curves_figure(folder,       # of the run
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/site/03_run_pages.ipynb #eae8d584
-_tags = set("""a b blockquote br caption code dd del details div dl dt em figure h1 h2 h3 h4 h5 h6 hr
+_tags = set("""a b blockquote br caption code dd del details div dl dt em figure
+    h1 h2 h3 h4 h5 h6 hr
     i img li ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr u ul
     """.split())
 _gone = {'script', 'style', 'iframe', 'object', 'embed', 'svg', 'math', 'template', 'noscript',
@@ -204,8 +211,8 @@ def notebook_html(folder): # of the run
     try:
         nb = staged(nbformat.read(path, 4), Page(Path('nbs/experiments/run.ipynb'), 0))
         nb.cells = nb.cells[1:]  # without its front matter
-        html = harmless(pandoc(as_markdown(nb)))
-    except Exception as e:  # a notebook may be broken in any way
+        html = harmless(pandoc(page_markdown(nb)))
+    except Exception as e: # noqa: BLE001 -- a notebook may be broken in any way
         return f'<p>It cannot be read: {escape(f"{type(e).__name__}: {e!s:.200}")}.</p>'
     summary = '<summary>Open it: its code, and what that showed</summary>'
     return f'<details>{summary}{html}</details>'
@@ -229,6 +236,7 @@ def page_html(record, folder, linked=()): # linked: run_ids that have a page
         groups=tables_of(record, links), original=original, original_page=links.get(original),
         curves=Markup(curves_figure(folder, threshold)), notebook=Markup(notebook_html(folder)))
 
+# %% ../nbs/site/03_run_pages.ipynb #b2ddc173
 class Job(NamedTuple):
     "A page to write, in a process of its own."
     run_id: str
@@ -259,6 +267,7 @@ def _surroundings():
     paths = [root()/'kd_capacity'/f'{name}.py' for name in _makers] + [root()/'theme'/'run.html']
     return _digest(*map(_bytes, paths + sorted(config.profile_dir().glob('*.toml'))))
 
+# %% ../nbs/site/03_run_pages.ipynb #7aa8f805
 def _runs_named(record):
     "Other runs that a record names."
     get = lambda part: record.get(part) if isinstance(record.get(part), dict) else {}
@@ -303,6 +312,7 @@ def _make_all(jobs, processes):
 def _is_there(run_id, into):
     return all((into/page_folder(run_id)/n).exists() for n in ('index.html', 'record.json'))
 
+# %% ../nbs/site/03_run_pages.ipynb #7a4ea461
 def build(names,        # profiles, or 'authors'
           results=None, # results folder; None: `config.results_dir()`
           into=None,    # folder of the pages; None: _build/runs
@@ -311,7 +321,8 @@ def build(names,        # profiles, or 'authors'
     results = Path(results or results_dir()).resolve()
     into = Path(into or root()/'_build'/'runs').resolve()
     if results in (into, *into.parents):
-        raise UserError(f'{into} lies in the results folder: give another folder for the pages (--into).')
+        raise UserError(f'{into} lies in the results folder: give another folder for the pages '
+                        '(--into).')
     for name in names:
         if name != records.AUTHORS: config.profile(name)
     folders, left_out = runs_below(names, results)
@@ -333,7 +344,7 @@ RUN_COLUMNS = ('Run', 'Status', 'Stage', 'Test best, %', 'Test last, %', 'Epochs
                'Seconds')
 _numeric = 'Test best, %', 'Test last, %', 'Epochs', 'Seconds'
 
-def _missing(x): return x is None or x != x or x is pd.NA
+def _missing(x): return pd.isna(x)
 def _number_text(x, form): return '' if _missing(x) else form.format(x)
 def _plain_text(x): return '' if _missing(x) else str(x)
 
@@ -349,6 +360,7 @@ def _run_name(run, open_selection):
     pair = f"{config.short(run['teacher'])}-{config.short(run['student'])}"
     return f"{run['profile']}/{pair}/{run['method']}/(selected)/s{run['seed']}"
 
+# %% ../nbs/site/03_run_pages.ipynb #e48b51f0
 def _run_row(run, spec, planned, results):
     "One row of `listing`; `spec`: of the plan, None where it has none."
     open_selection = run['status'] == 'missing' and spec is None
@@ -363,7 +375,7 @@ def _run_row(run, spec, planned, results):
             'Command': papermill_command(spec, 'out/run.ipynb') if to_train else '',
             'page': run_address(run['run_id']) if linked else None}
 
-# %% ../nbs/site/03_run_pages.ipynb #355cd39a
+# %% ../nbs/site/03_run_pages.ipynb #4cc40bdc
 def listing(names, results=None):
     "All runs of these profiles as a DataFrame of strings; `page`: URL of the run's page or None."
     rows = []
@@ -389,8 +401,8 @@ def _run_cell(column, row):
 
 def _why_cell(row):
     command = escape(row['Command'])
-    shown = f'<details><summary>command</summary><code>{command}</code></details>' if command else ''
-    return f'<td class="why">{escape(row["Why"])}{shown}</td>'
+    opened = f'<details><summary>command</summary><code>{command}</code></details>'
+    return f'<td class="why">{escape(row["Why"])}{opened if command else ""}</td>'
 
 def search_table(rows): # of `listing`
     "The table with its search field, as HTML."
@@ -406,8 +418,8 @@ def search_table(rows): # of `listing`
 @call_parse
 def main(
     profiles:Param('profiles, or authors for imported runs', nargs='+', opt=False),
-    results:str=None, # results folder
-    into:str=None,    # folder of the pages; _build/runs
+    results:str='', # results folder
+    into:str='',    # folder of the pages; _build/runs
 ):
     "Make a page for every run that has a record, in all that concerns it and changed."
     names = list(dict.fromkeys(' '.join(profiles).replace(',', ' ').split()))

@@ -56,10 +56,10 @@ def details(title, text, links=None):
 def badges(verdicts # [(whose evidence, verdict or what else is to be said)]
           ):
     "HTML of a row of badges."
-    badge = lambda who, word: f'<span class="badge {escape(word)}">{escape(who)}: {escape(word)}</span>'
-    return ' '.join(badge(who, word) for who, word in verdicts)
+    badge = '<span class="badge {1}">{0}: {1}</span>'
+    return ' '.join(badge.format(escape(who), escape(word)) for who, word in verdicts)
 
-# %% ../nbs/site/00_show.ipynb #e299d93c
+# %% ../nbs/site/00_show.ipynb #8e19ff0f
 _files = r'^(index\.html|record\.json)$'
 _no_name = re.compile(rf'^$|^\.|[\x00-\x1f\x7f\\\ud800-\udfff]|{_files}')
 
@@ -87,9 +87,9 @@ def svg(fig,  # matplotlib figure
     out = io.StringIO()
     with plt.rc_context({**_svg, 'svg.hashsalt': alt}):
         fig.savefig(out, format='svg', bbox_inches='tight', metadata=_dated, transparent=True)
-    text = re.sub(r'<metadata>.*?</metadata>\s*', '', out.getvalue(), flags=re.S)
+    text = re.sub(r'<metadata>.*?</metadata>\s*', '', out.getvalue(), flags=re.DOTALL)
     text = text[text.index('<svg'):]
-    text = re.sub(r'<g id="[^"]*"', '<g', text)  # nothing refers to these; every figure has the same
+    text = re.sub(r'<g id="[^"]*"', '<g', text)  # nothing refers to these
     return text.replace('<svg', f'<svg role="img" aria-label="{escape(alt)}"', 1).strip()
 
 def figure(drawn,   # matplotlib axes or figure
@@ -103,7 +103,7 @@ def figure(drawn,   # matplotlib axes or figure
     display(HTML(f'<figure class="plot"><div {scrolls}>{picture}</div>'
                  f'<figcaption>{escape(caption)}</figcaption></figure>'))
 
-# %% ../nbs/site/00_show.ipynb #d777f76b
+# %% ../nbs/site/00_show.ipynb #e5f41b91
 def theme_file(name):
     "The text of a file in theme/."
     return (root()/'theme'/name).read_text(encoding='utf-8').strip()
