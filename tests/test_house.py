@@ -173,3 +173,26 @@ def test_ruff_would_find_it(line, tmp_path):
     shutil.copy(ROOT/'pyproject.toml', tmp_path)
     (tmp_path/'untidy.py').write_text(f'{line}\n')
     assert list(findings(tmp_path/'untidy.py'))
+
+
+def test_one_version_everywhere():
+    import yaml
+    version = re.search(r'(?m)^version = (.+)$', (ROOT/'settings.ini').read_text())[1]
+    assert re.search(r'__version__ = "(.+)"', (ROOT/'kd_capacity'/'__init__.py').read_text())[1] == version
+    cited = yaml.safe_load((ROOT/'CITATION.cff').read_text())
+    assert cited['version'] == version and {'cff-version', 'message', 'title', 'authors'} <= cited.keys()
+    assert f'## {version} ' in (ROOT/'CHANGELOG.md').read_text()
+
+
+def test_ci_on_github_runs_what_a_newcomer_runs():
+    import yaml
+    jobs = yaml.safe_load((ROOT/'.github'/'workflows'/'ci.yml').read_text())['jobs']
+    assert [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step] == ['.ci/run']
+
+
+def test_every_path_that_the_documents_name_is_there():
+    for name in 'CONTRIBUTING.md', 'README.md':
+        text = (ROOT/name).read_text()
+        table = re.sub(r'(?m)^\|.*', lambda row: row[0].replace(', ', ' '), text)
+        for path in re.findall(r'(?<![\w/.~])((?:nbs|tests|workflow|theme)/[\w/.-]*\w)', table):
+            assert list(ROOT.glob(f'{path}*')), f'{name} names {path}, which is not there'
