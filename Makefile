@@ -61,7 +61,7 @@ export: $(READY) ## the package from the notebooks, and the notebooks as they ar
 
 hooks: ## saving a notebook in JupyterLab makes no diff of outputs: git filters them (setting up does this too)
 	@git config --local --replace-all include.path ../workflow/gitconfig '^\.\./workflow/gitconfig$$'
-	@echo "git now commits notebooks without outputs and merges them cell by cell (workflow/gitconfig)."
+	@echo "git now commits notebooks without outputs (workflow/gitconfig)."
 
 # --- report: what changed is executed again, then Quarto or pandoc makes the site of it
 EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3

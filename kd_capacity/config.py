@@ -213,6 +213,10 @@ RunSpec.run_id = property(_run_id)
 # %% ../nbs/method/09_config.ipynb #291ea940
 __getattr__ = moved_to({
     'basics': ['refuse_unknown', 'root', 'results_dir', 'data_dir', 'atomic'],
-    'profiles': ['Profile', 'profile', 'profiles', 'profile_dir', 'run_spec', 'grid', 'study_runs', 'deviations', 'PAPER'],
-    'naming': ['PARAMETERS', 'METHOD_NAMES', 'short', 'network', 'pair', 'method', 'signed'],
+    'profiles': ['Profile', 'profile', 'profiles', 'profile_dir', 'run_spec', 'grid',
+                 'study_runs', 'deviations', 'PAPER'],
+    'config': {'short': 'short_name'},
+    'naming': {'PARAMETERS': 'PARAMETERS', 'METHOD_NAMES': 'METHOD_NAMES',
+               'network': 'network_name', 'pair': 'pair_name', 'method': 'method_name',
+               'signed': 'signed_text'},
     'calls': ['OPTIONS', 'notebook_spec', 'parameters', 'papermill_command']}, __name__)

@@ -1,6 +1,7 @@
 """What `help` shows: the package, and each parameter with what the notebooks say of it."""
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import time
@@ -60,3 +61,31 @@ def test_docstrings_cost_milliseconds():
             for function in kd_capacity._functions(module): kd_capacity._comments(function, lines)
         return time.perf_counter() - start
     assert min(seconds() for _ in range(5)) < 0.1
+
+
+COMMANDS = [name for name in MODULES
+            if "__name__ == '__main__'" in (ROOT/'kd_capacity'/f'{name}.py').read_text()]
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_explains_itself(name):
+    done = subprocess.run([sys.executable, '-m', f'kd_capacity.{name}', '--help'], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'usage' in done.stdout and len(done.stdout.splitlines()) > 4
+
+
+@pytest.mark.parametrize('command', ['make', 'make help'])
+def test_make_lists_what_there_is(command):
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for target in 'demo', 'test', 'study', 'plan', 'report', 'bench', 'lab', 'export', 'hooks', 'lock':
+        line = next(x for x in done.stdout.splitlines() if x.startswith(f'make {target} '))
+        assert len(line.split()) > 4
+
+
+def test_make_lists_every_target():
+    text = (ROOT/'Makefile').read_text()
+    phony = set(' '.join(re.findall(r'(?m)^\.PHONY: (.*)', text)).split())
+    listed = set(re.findall(r'(?m)^([a-z]+):.*## ', text))
+    assert {t for t in phony if t.isalpha() and t.islower()} == listed

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What nbdev's commands do here; setting up puts this file into .venv/bin under each of their names. The commands that
-# are not listed (nbdev_export, nbdev_test, nbdev_clean, nbdev_merge, nbdev_fix, nbdev_trust, …) are nbdev's own.
+# are not listed (nbdev_export, nbdev_test, nbdev_clean, nbdev_fix, nbdev_trust, …) are nbdev's own.
 cd "$(dirname "$0")/../.." || exit 1
 case $(basename "$0") in
 nbdev_docs | nbdev_preview | nbdev_proc_nbs | nbdev_sidebar)

@@ -21,9 +21,11 @@ echo "Setting up .venv with $("$python" --version): downloads of about 3 GB the 
 .venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
-# nbdev's commands that do something else here say so, and git learns how notebooks are committed and merged.
+# nbdev's commands that do something else here say so, and git learns how notebooks are committed.
 for command in docs preview proc_nbs sidebar readme contributing install install_quarto requirements prepare install_hooks; do
     cp workflow/nbdev.sh ".venv/bin/nbdev_$command"
 done
-mkdir -p .venv/etc/jupyter && cp workflow/jupyter_server_config.py .venv/etc/jupyter/
+mkdir -p .venv/etc/jupyter .venv/etc/ipython
+cp workflow/jupyter_server_config.py .venv/etc/jupyter/
+cp workflow/ipython_kernel_config.py .venv/etc/ipython/
 if [ -e .git ]; then make --no-print-directory hooks > /dev/null; fi

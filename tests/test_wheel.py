@@ -1,0 +1,105 @@
+"""`pip install .` gives a library that works without a clone, or says in one sentence that it needs one."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from kd_capacity.config import profiles
+
+MODULES = sorted(p.stem for p in (ROOT/'kd_capacity').glob('[a-z]*.py'))
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    "A folder with the package as pip installs it, far from any clone."
+    source, site = (tmp_path_factory.mktemp(name) for name in ('source', 'site'))
+    ignored = shutil.ignore_patterns('__pycache__')
+    for name in 'kd_capacity', 'workflow':
+        shutil.copytree(ROOT/name, source/name, ignore=ignored, symlinks=True)
+    for name in 'pyproject.toml', 'README.md', 'LICENSE', 'settings.ini':
+        shutil.copy(ROOT/name, source)
+    pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps',
+           '--no-build-isolation', '--disable-pip-version-check', '--target', site, source]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(source)
+    return site
+
+
+@pytest.fixture
+def outside(installed, tmp_path):
+    "A function that runs Python code in another folder, with the installed package."
+    def run(code, **folders):
+        env = {k: v for k, v in os.environ.items() if not k.startswith('KD_')}
+        env |= {'PYTHONPATH': str(installed), **{k: str(v) for k, v in folders.items()}}
+        where = f'import kd_capacity; assert kd_capacity.__file__.startswith({str(installed)!r})\n'
+        return subprocess.run([sys.executable, '-c', where + code], cwd=tmp_path, env=env,
+                              capture_output=True, text=True)
+    return run
+
+
+def output(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_imports(outside):
+    output(outside(''.join(f'import kd_capacity.{name}\n' for name in MODULES)))
+
+
+def test_the_profiles_are_there(outside):
+    code = '''
+from kd_capacity.profiles import profile, profiles
+print(*profiles(), profile('paper-v2').run['validation_size'])
+'''
+    assert output(outside(code)).split() == [*profiles(), '5000']
+
+
+def test_losses_networks_and_statistics_compute(outside):
+    code = '''
+import torch
+from kd_capacity import losses, models, statistics
+logits = torch.zeros(2, 10)
+assert losses.logit_kd(logits, logits, 4.) == 0
+assert models.build('resnet18', 10, width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+print(statistics.difference([.90, .91, .92], [.80, .81, .82]))
+'''
+    assert output(outside(code))
+
+
+def test_folders_are_those_given(outside, tmp_path):
+    code = 'from kd_capacity.basics import data_dir, results_dir; print(results_dir(), data_dir())'
+    given = [str(tmp_path/'results'), str(tmp_path/'data')]
+    assert output(outside(code, KD_RESULTS=given[0], KD_DATA=given[1])).split() == given
+
+
+TRAIN = '''
+from kd_capacity import data
+from kd_capacity.profiles import run_spec
+from kd_capacity.training import train
+assert data.load('digits').classes
+for role in ({'teacher': 'resnet18'}, {'student': 'resnet18'}):
+    name, = ('teacher' if 'teacher' in role else 'baseline',)
+    train(run_spec('demo', name, width=4, epochs=1, **role), results=%r)
+'''
+
+
+def test_a_run_trains_into_a_folder_given(outside, tmp_path):
+    output(outside(TRAIN % str(tmp_path/'mine'), KD_DATA=tmp_path/'data'))
+    records = list((tmp_path/'mine').rglob('record.json'))
+    assert len(records) == 2
+
+
+@pytest.mark.parametrize('code', [
+    'from kd_capacity.basics import results_dir; results_dir()',
+    'from kd_capacity.records import published; published("v2")',
+    'from kd_capacity.study import main; main(["run", "demo"])',
+])
+def test_what_needs_a_clone_says_so_in_one_sentence(code, outside):
+    done = outside(code)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert 'clone' in last and len(last) < 300
