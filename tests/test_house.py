@@ -20,7 +20,6 @@ PARTS = 'method', 'study', 'evidence', 'site'
 LATER = {
     'study': ['figures'],
     'benchmark': ['figures'],
-    'run_pages': ['site_build'],
 }  # chapter: later chapters that it imports
 BARE = {
     'data': 3,
@@ -28,20 +27,17 @@ BARE = {
     'benchmark': 3,
     'claims': 2,
     'explorer': 1,
-    'run_pages': 7,
-    'site_build': 11,
 }  # module: imports inside functions that no comment explains
 TWICE = set("""
-    Arch COLUMNS Count EPOCHS Fraction METRICS NonNegative STAGES _Part _accuracies _cell
-    _chosen _code _counted _exporter _interval _key _listed _norms _of_a_student _p _pair _pairs
-    _printed _row _rows _settings _spec _students _surroundings _take _usable agreement build
-    cells command contrast curves digits equivalence gradient_norms load main moderation
-    network_name shown source_name spread table
+    EPOCHS METRICS PAPER_RUNS STAGES _Part _cell _chosen _heading _interval _key _listed
+    _of_a_student _options _p _pair _pairs _place _printed _row _settings _spec _students
+    _surroundings _take agreement build cells contrast curves digits equivalence gradient_norms
+    load main moderation network_name source_name spread table value_text
     """.split())  # names that two modules define
 UNTIDY = set("""
-    authors benchmark calls checkpoint claims clipping config data engine example explorer
-    fidelity figures losses models more_losses profiles records run_files run_pages show
-    site_build statistics study tables teacher_cache training
+    benchmark calls checkpoint claims clipping config data engine example explorer fidelity
+    figures losses models more_losses profiles run_files show site_build staging statistics
+    study tables teacher_cache training
     """.split())  # modules with lines over 100 columns, or other findings of ruff
 
 
