@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from .naming import network_name
 from .statistics import (Estimate, accuracy_by_seed, as_rows, cells, contrast_of_cells,
-                                    differing, grouped, joined_remarks, no_estimate, rows_where)
+                                    differing, grouped, joined_remarks, key_columns, no_estimate,
+                                    rows_where)
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #c6a1e073
 class _Part(NamedTuple):
@@ -24,7 +26,7 @@ def _usable_cells(runs, metric, stage):
     "Cells that can bear an interval, and a text on those that cannot."
     gains = cells(runs, metric, stage)
     usable = [c for c in gains if c.fewest > 1]
-    dropped = [' '.join(c.key) for c in gains if c.fewest < 2]
+    dropped = [c.named for c in gains if c.fewest < 2]
     return usable, 'left out: ' + ', '.join(dropped) if dropped else ''
 
 def _contrast(parts, note, confidence):
@@ -38,8 +40,8 @@ def _contrast(parts, note, confidence):
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #b9d20c45
 def _shared_baselines(gains):
-    "{student: baseline}, one Series for all cells of a student."
-    return {c.student: c.baseline for c in gains}
+    "{network: baseline}, one Series for all cells of a student."
+    return {c.network: c.baseline for c in gains}
 
 def _mixed(gains):
     "Why the cells form no mean; empty where they do."
@@ -59,7 +61,7 @@ def mean_gain(runs,                # DataFrame of `records.load_runs`
     if why := _mixed(gains): return no_estimate._replace(note=joined_remarks(why, dropped))
     baselines, w = _shared_baselines(gains), 1/len(gains)
     parts = [_Part(w, c.distilled) for c in gains]
-    parts += [_Part(-w, baselines[c.student]) for c in gains]
+    parts += [_Part(-w, baselines[c.network]) for c in gains]
     return _contrast(parts, dropped, confidence)
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #1f84da6c
@@ -72,8 +74,8 @@ def method_difference(runs,
     "Mean over the pairs that have both of one method minus the other in pp; baselines cancel."
     usable, dropped = _usable_cells(runs, metric, stage)
     by_key = {c.key: c for c in usable}
-    both = [(by_key[t, s, method], by_key[t, s, other]) for t, s, m in by_key
-            if m == method and (t, s, other) in by_key]
+    pairs = [(c, by_key.get(c._replace(method=other).key)) for c in usable if c.method == method]
+    both = [pair for pair in pairs if pair[1] is not None]
     if why := _mixed([c for pair in both for c in pair]):
         return no_estimate._replace(note=joined_remarks(why, dropped))
     w = 1/len(both)
@@ -83,12 +85,12 @@ def method_difference(runs,
 # %% ../nbs/evidence/11_pooled_effects.ipynb #b8340e1d
 class LongerTraining(NamedTuple):
     "A network trained longer, against the same network as a baseline."
-    network: str
+    network: str         # in words
     epochs: int          # of the longer training; 0 where unknown
     baseline_epochs: int
     estimate: Estimate   # pp
 
-_EQUAL = 'width', 'stem', 'protocol', 'data', 'data_sha256' # whatever the epochs
+_EQUAL = 'stem', 'protocol', 'data', 'data_sha256' # whatever the epochs
 
 def _epochs(rows): return int(rows.epochs.iloc[0]) if 'epochs' in rows else 0
 
@@ -110,10 +112,13 @@ def longer_training(runs,
                     confidence=0.95):
     "A `LongerTraining` for each architecture that was a teacher and a baseline."
     rows = as_rows(runs, metric)
-    short = dict(grouped(rows.runs, rows_where(rows.runs, stage, role='baseline'), ['student']))
-    long = grouped(rows.runs, rows_where(rows.runs, role='teacher'), ['teacher'])
-    return [_longer(rows, network, i, short[network,], confidence)
-            for (network,), i in long if (network,) in short]
+    width = ['width'] if 'width' in rows.runs else []
+    undistilled = rows_where(rows.runs, stage, role='baseline')
+    teachers = rows_where(rows.runs, role='teacher')
+    short = dict(grouped(rows.runs, undistilled, ['student', *width]))
+    long = grouped(rows.runs, teachers, ['teacher', *width])
+    return [_longer(rows, network_name(*network), i, short[network], confidence)
+            for network, i in long if network in short]
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #6d15f0be
 class Correlation(NamedTuple):
@@ -155,7 +160,7 @@ def fidelity_and_accuracy(runs,
     rows = as_rows(runs, metric)
     i = rows_where(rows.runs, stage, role='student')
     table = rows.runs.iloc[i].assign(accuracy=rows.accuracy[i], cell=rows.configuration_id[i])
-    names = ['teacher', 'student', 'method', 'cell']
+    names = [*key_columns(table), 'cell']
     table = table.drop_duplicates([*names, 'seed', 'accuracy'])  # a seed counts once
     cell = table.groupby(names, dropna=False).ngroup()
     return correlation_within_cells(table[measure], table.accuracy, cell, confidence)

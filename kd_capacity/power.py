@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
-from .config import UserError
+from .basics import UserError
 
 # %% ../nbs/evidence/01_power.ipynb #1e8b5d70
 _NODES = 64 # equally likely values that stand for a distribution

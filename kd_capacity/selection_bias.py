@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import integrate, stats
-from .config import one_of
+from .basics import one_of
 from .statistics import (OF_ANY_RUN, as_rows, contrast, differing, grouped,
-                                    no_estimate, one_run_per_seed, pooled_std, residuals_by_cell,
-                                    rows_where, with_notes)
+                                    key_columns, names_of, no_estimate, one_run_per_seed,
+                                    pooled_std, residuals_by_cell, rows_where, with_notes)
 
 # %% ../nbs/evidence/02_selection_bias.ipynb #85916b88
 def noise_optimism(sd,               # of a configuration's accuracy between seeds, pp
@@ -109,9 +109,17 @@ def _chosen(rows,       # `Rows` by the test metric
                   test[by_test] - test[by_validation])
 
 # %% ../nbs/evidence/02_selection_bias.ipynb #0b6d4fa9
-OPTIMISM_COLUMNS = ['teacher', 'student', 'method', *Chosen._fields, *SeedNoise._fields,
-                    'noise', 'noise_low', 'noise_high']
+OPTIMISM_COLUMNS = ['teacher', 'student', 'method', 'width', 'teacher_width', *Chosen._fields,
+                    *SeedNoise._fields, 'noise', 'noise_low', 'noise_high']
 
+def _by_noise(k, seeds, noise, rng, draws, confidence):
+    "Mean and range of the optimism that noise alone gives, pp."
+    if k < 2 or not noise.sd > 0: return np.nan, np.nan, np.nan
+    rho = 0. if np.isnan(noise.correlation) else noise.correlation
+    limits = noise_range(noise.sd/np.sqrt(seeds), k, rho, rng, draws, confidence)
+    return noise_optimism(noise.sd, k, rho, seeds), *limits
+
+# %% ../nbs/evidence/02_selection_bias.ipynb #c4be8135
 def selection_optimism(runs,                # DataFrame of `records.load_runs`
                        rng=None,            # numpy.random.Generator; None: default_rng(0)
                        metric='test_best',
@@ -120,22 +128,21 @@ def selection_optimism(runs,                # DataFrame of `records.load_runs`
     "One row a pair and method of stage `select`: OPTIMISM_COLUMNS, see `Chosen`; noise in pp."
     rng = rng or np.random.default_rng(0)
     one_of('metric', metric, ('test_best', 'test_final'))
-    sd, rho = noise = seed_noise(runs, metric)
-    known_rho = 0. if np.isnan(rho) else rho
+    noise = seed_noise(runs, metric)
     @cache
-    def by_noise(k, seeds):
-        if k < 2 or not sd > 0: return np.nan, np.nan, np.nan
-        limits = noise_range(sd/np.sqrt(seeds), k, known_rho, rng, draws, confidence)
-        return noise_optimism(sd, k, known_rho, seeds), *limits
+    def by_noise(k, seeds): return _by_noise(k, seeds, noise, rng, draws, confidence)
     rows = as_rows(runs, metric)
     validation = as_rows(runs, 'validation_best').accuracy
     selecting = rows_where(rows.runs, 'select', role='student')
     table, remarks = [], []
-    for key, i in grouped(rows.runs, selecting, ['teacher', 'student', 'method']):
+    columns = key_columns(rows.runs)
+    for key, i in grouped(rows.runs, selecting, columns):
         texts = []
         chosen = _chosen(rows, validation, i, texts)
-        if not sd > 0: texts.append('no cell with two seeds: noise unknown')
-        table.append((*key, *chosen, *noise, *by_noise(chosen.configurations, chosen.seeds)))
+        if not noise.sd > 0: texts.append('no cell with two seeds: noise unknown')
+        names = names_of(dict(zip(columns, key))).values()
+        by_chance = by_noise(chosen.configurations, chosen.seeds)
+        table.append((*names, *chosen, *noise, *by_chance))
         remarks.append(texts)
     return with_notes(pd.DataFrame(table, columns=OPTIMISM_COLUMNS), remarks, confidence=confidence)
 

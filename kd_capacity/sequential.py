@@ -10,7 +10,7 @@ __all__ = ['PRIOR_SCALE', 'OPEN', 'e_value', 'interval_factor', 'confidence_sequ
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from .config import UserError
+from .basics import UserError
 from .statistics import cells
 
 # %% ../nbs/evidence/10_sequential.ipynb #7de20b95
@@ -134,13 +134,13 @@ def gains_by_seed(runs,                # DataFrame of `records.load_runs`
                   method,
                   metric='test_best',
                   stage='final'):
-    "Gains in pp: a row a seed, a column a student; NaN where a run is missing."
+    "Gains in pp: a row a seed, a column a student (such as R18·w4); NaN where a run is missing."
     asked = [c for c in cells(runs, metric, stage) if (c.teacher, c.method) == (teacher, method)]
-    columns = {c.student: 100*(c.distilled - c.baseline) for c in asked}
+    columns = {c.network: 100*(c.distilled - c.baseline) for c in asked}
     return pd.DataFrame(columns, dtype=float).sort_index().rename_axis('seed')
 
 def slopes_by_seed(gains, # of `gains_by_seed`
-                   sizes): # {student: parameters}, of `statistics.student_sizes`
+                   sizes): # {student: parameters}, of `statistics.network_sizes`
     "pp that a doubling of the student adds, a number a complete seed."
     complete = gains.dropna()
     if complete.shape[1] < 2: raise UserError('A slope needs the gains of at least two students.')

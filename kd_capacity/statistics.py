@@ -5,26 +5,28 @@
 # %% auto #0
 __all__ = ['METRICS', 'no_estimate', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLUMNS', 'STUDENTS', 'CLIPPING_COLUMNS',
            'finite_fractions', 'sample_std', 'CellMoments', 'moments', 'summary', 'Estimate', 'contrast',
-           'contrast_of_cells', 'difference', 'GainCell', 'Rows', 'as_rows', 'rows_where', 'grouped', 'differing',
-           'one_run_per_seed', 'accuracy_by_seed', 'cells', 'paired', 'Bootstrap', 'bootstrap_gain', 'permutation_p',
-           'smallest_p', 'adjusted', 'hedges_correction', 'hedges_g', 'GainMoments', 'no_interval', 'with_notes',
-           'notes', 'gain_table', 'gain_table_from_summary', 'with_adjusted_intervals', 'moderation', 'joined_remarks',
-           'moderation_of_cells', 'pooled_cells', 'moderation_pooled', 'moderation_regression', 'student_sizes',
+           'contrast_of_cells', 'difference', 'settings_of_distillation', 'GainCell', 'Rows', 'as_rows', 'rows_where',
+           'grouped', 'differing', 'one_run_per_seed', 'accuracy_by_seed', 'key_columns', 'names_of', 'cells', 'paired',
+           'Bootstrap', 'bootstrap_gain', 'permutation_p', 'smallest_p', 'adjusted', 'hedges_correction', 'hedges_g',
+           'GainMoments', 'no_interval', 'with_notes', 'notes', 'gain_table', 'gain_table_from_summary',
+           'with_adjusted_intervals', 'moderation', 'students_compared', 'joined_remarks', 'moderation_of_cells',
+           'pooled_cells', 'moderation_pooled', 'moderation_regression', 'student_sizes', 'network_sizes',
            'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary', 'equivalence',
            'clipping_equivalence', 'Variant', 'gain_of_cell', 'sensitivity', 'residuals_by_cell', 'pooled_std']
 
 # %% ../nbs/evidence/00_statistics.ipynb #13e2046e
 import warnings
-from dataclasses import fields
-from importlib import import_module
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats import multitest
-from .config import PARAMETERS, SPEC_FIELDS, UserError, one_of
+from .basics import UserError, moved_to, one_of
+from .config import SPEC_FIELDS
 from .losses import option_fields
+from .models import ARCHS, parameter_count
+from .naming import network_name
 
 # %% ../nbs/evidence/00_statistics.ipynb #9cd526ad
 METRICS = {'test_best': 'test accuracy at the best epoch',
@@ -117,7 +119,11 @@ def difference(a,                # accuracies of a cell, fractions
             'n_baseline': len(finite_fractions(b))}
 
 # %% ../nbs/evidence/00_statistics.ipynb #cdb4bb3e
-OF_DISTILLATION = (*option_fields(), 'clipping', 'max_norm', 'teacher_run', 'teacher_width')
+def settings_of_distillation():
+    "Settings that only a distilled run has: the options of all methods among them."
+    return (*option_fields(), 'clipping', 'max_norm', 'teacher_run', 'teacher_width')
+
+OF_DISTILLATION = settings_of_distillation()
 _NAMES = 'stage', 'role', 'teacher', 'student', 'method', 'seed'
 
 def _fields_but(left_out): return [name for name in SPEC_FIELDS if name not in left_out]
@@ -125,6 +131,7 @@ def _fields_but(left_out): return [name for name in SPEC_FIELDS if name not in l
 OF_ANY_RUN = (*_fields_but(_NAMES + OF_DISTILLATION), 'data_sha256')
 _MAIN = {'stem': 'cifar', 'clipping': 'union'}  # of the method itself; other values are ablations
 
+# %% ../nbs/evidence/00_statistics.ipynb #3d90e1b8
 class GainCell(NamedTuple):
     "The runs that a gain rests on."
     teacher: str
@@ -132,11 +139,21 @@ class GainCell(NamedTuple):
     method: str
     distilled: pd.Series  # accuracies (fractions) by seed
     baseline: pd.Series   # same
-    settings: int         # equal for cells with equal settings
+    settings: int         # equal for cells with equal settings, whatever their networks
     remarks: list         # texts: what was left out, and why
+    width: int | None = None         # of the student; None where the table does not say
+    teacher_width: int | None = None # None: as the student's
 
     @property
-    def key(self): return self.teacher, self.student, self.method
+    def key(self): return self.teacher, self.student, self.method, self.width, self.teacher_width
+
+    @property
+    def network(self): return network_name(self.student, self.width)
+
+    @property
+    def named(self): # in words
+        widths = [f'width {w}' for w in (self.width,) if w not in (None, 64)]
+        return ' '.join([self.teacher, self.student, self.method, *widths])
 
     @property
     def fewest(self): return min(len(self.distilled), len(self.baseline))
@@ -149,6 +166,7 @@ class Rows(NamedTuple):
     seed: np.ndarray
     baseline_match_id: np.ndarray # number of the settings that a baseline has too
     configuration_id: np.ndarray  # number of all settings but the seed
+    comparable_id: np.ndarray     # number of the settings that two students must share
 
 def _row_numbers(runs, columns):
     "Equal rows get equal numbers; a missing value is a value like others."
@@ -172,8 +190,11 @@ def as_rows(runs,    # DataFrame of `records.load_runs`
     accuracy = x.where(x.between(0, 1)).to_numpy(float)
     seed = runs.seed.to_numpy(object) if 'seed' in runs else np.full(len(runs), None)
     match_id = _row_numbers(runs, _columns_in(runs, OF_ANY_RUN))
-    configuration_id = _row_numbers(runs, _columns_in(runs, OF_ANY_RUN, OF_DISTILLATION))
-    return Rows(runs, accuracy, seed, match_id, configuration_id)
+    all_settings = _columns_in(runs, OF_ANY_RUN, settings_of_distillation())
+    configuration_id = _row_numbers(runs, all_settings)
+    comparable = [c for c in OF_ANY_RUN if c != 'width']
+    comparable_id = _row_numbers(runs, _columns_in(runs, comparable))
+    return Rows(runs, accuracy, seed, match_id, configuration_id, comparable_id)
 
 # %% ../nbs/evidence/00_statistics.ipynb #9ab51020
 def rows_where(runs, stage=None, **values):
@@ -242,7 +263,7 @@ def accuracy_by_seed(rows,    # `Rows`
     if len(finite) < len(i):
         remarks.append(f'{who}{len(i) - len(finite)} of {len(i)} without accuracy left out')
     if len(np.unique(key[finite])) > 1:
-        mixed = differing(rows.runs.iloc[finite], OF_ANY_RUN + OF_DISTILLATION)
+        mixed = differing(rows.runs.iloc[finite], OF_ANY_RUN + settings_of_distillation())
         remarks.append(f'{who}several configurations, not pooled: {mixed}')
         finite = finite[:0]
     finite = one_run_per_seed(rows, finite, remarks, who)
@@ -250,18 +271,31 @@ def accuracy_by_seed(rows,    # `Rows`
 
 # %% ../nbs/evidence/00_statistics.ipynb #8a9d34a8
 _KEY = ['teacher', 'student', 'method']
+_WIDTHS = ['width', 'teacher_width']
 
+def key_columns(runs):
+    "What names a cell: networks, known by architecture and width, and the method."
+    return _columns_in(runs, _KEY, _WIDTHS)
+
+def names_of(row): # a tuple of values of `key_columns`, with its names
+    "The same as a dict, with None where nothing is known of a width."
+    widths = {w: None if pd.isna(row.get(w)) else int(row[w]) for w in _WIDTHS}
+    return {**{c: row[c] for c in _KEY}, **widths}
+
+# %% ../nbs/evidence/00_statistics.ipynb #f8a20d61
 def cells(runs,                # DataFrame of `records.load_runs`
           metric='test_best',  # a key of METRICS
           stage='final'):      # whose runs; None: all
-    "A `GainCell` for each (teacher, student, method), in order of appearance."
+    "A `GainCell` for each teacher, student and method, in order of appearance."
     rows = as_rows(runs, metric)
     undistilled = rows_where(rows.runs, stage, role='baseline')
     if not len(undistilled): undistilled = rows_where(rows.runs, 'final', role='baseline')
     of_student = {s: i for (s,), i in grouped(rows.runs, undistilled, ['student'])}
-    distilled = grouped(rows.runs, rows_where(rows.runs, stage, role='student'), _KEY)
-    return [_cell(rows, names, i, of_student.get(names[1], undistilled[:0]))
-            for names, i in distilled]
+    columns = key_columns(rows.runs)
+    distilled = grouped(rows.runs, rows_where(rows.runs, stage, role='student'), columns)
+    names = [names_of(dict(zip(columns, values))) for values, _ in distilled]
+    return [_cell(rows, n, i, of_student.get(n['student'], undistilled[:0]))
+            for n, (_, i) in zip(names, distilled)]
 
 def _cell(rows, names, i, baselines):
     remarks = []
@@ -276,7 +310,8 @@ def _cell(rows, names, i, baselines):
         remarks.append(f'no baseline of equal settings ({differs})')
     elif not np.isfinite(rows.accuracy[same]).any(): remarks.append('no baseline')
     baseline = accuracy_by_seed(rows, same, match_id, remarks, 'baseline: ')
-    return GainCell(*names, distilled, baseline, int(settings), remarks)
+    return GainCell(distilled=distilled, baseline=baseline, remarks=remarks,
+                    settings=int(rows.comparable_id[i[0]]), **names)
 
 # %% ../nbs/evidence/00_statistics.ipynb #8729a85f
 def paired(a,                # accuracies (fractions) by seed, a Series
@@ -373,13 +408,14 @@ def hedges_g(mean_a, # numbers or arrays, all in one unit
     return np.where(np.isfinite(g), g, np.nan)[()]
 
 # %% ../nbs/evidence/00_statistics.ipynb #495bb0f2
-GAIN_COLUMNS = ('teacher student method n n_baseline mean baseline_mean gain ci_low ci_high '
+GAIN_COLUMNS = ('teacher student method width teacher_width n n_baseline mean baseline_mean '
+                'gain ci_low ci_high '
                 'welch_t welch_df welch_p paired_t paired_p holm_p bh_p hedges_g '
                 'boot_low boot_high permutation_p').split()
 
 class GainMoments(NamedTuple):
     "A gain as far as n, mean and standard deviation go."
-    key: tuple         # teacher, student, method
+    names: dict        # teacher, student, method, width, teacher_width
     distilled: CellMoments
     baseline: CellMoments
 
@@ -395,14 +431,15 @@ def _welch_table(gains,      # list of `GainMoments`
     d = contrast([1, -1], *np.stack([a, b], 1), confidence)
     has_interval = np.isfinite(d.se)
     g = hedges_g(a.mean, a.std, a.n, b.mean, b.std, b.n)
-    table = pd.DataFrame([g.key for g in gains], columns=_KEY).assign(
+    table = pd.DataFrame([g.names for g in gains], columns=_KEY + _WIDTHS).assign(
         n=a.n.astype(int), n_baseline=b.n.astype(int), mean=a.mean, baseline_mean=b.mean,
         gain=d.estimate, ci_low=d.ci_low, ci_high=d.ci_high,
         welch_t=d.estimate/d.se, welch_df=d.df, welch_p=d.p,
         holm_p=adjusted(d.p, 'holm'), bh_p=adjusted(d.p, 'fdr_bh'),
         hedges_g=np.where(has_interval, g, np.nan))
     table = table.reindex(columns=GAIN_COLUMNS)
-    return table.astype({c: float for c in GAIN_COLUMNS[5:]})
+    numbers = [c for c in GAIN_COLUMNS if c not in (*_KEY, 'n', 'n_baseline')]
+    return table.astype(dict.fromkeys(numbers, float))
 
 # %% ../nbs/evidence/00_statistics.ipynb #f3c60074
 def no_interval(n,      # runs of the cell
@@ -444,11 +481,12 @@ def gain_table(runs,                # DataFrame of `records.load_runs`
                rng=None,            # numpy.random.Generator; None: default_rng(0)
                resamples=2000,      # of the bootstrap
                confidence=0.95):
-    "One row a (teacher, student, method): GAIN_COLUMNS, means in percent, gain in pp; see `notes`."
+    "One row a teacher, student and method: GAIN_COLUMNS, means in percent, gain in pp."
     rng = rng or np.random.default_rng(0)
     gains = cells(runs, metric, stage)
     remarks = [list(c.remarks) for c in gains]
-    parts = [GainMoments(c.key, moments(c.distilled), moments(c.baseline)) for c in gains]
+    parts = [GainMoments(names_of(c._asdict()), moments(c.distilled), moments(c.baseline))
+             for c in gains]
     table = _welch_table(parts, confidence)
     pairs = [paired(c.distilled, c.baseline) for c in gains]
     table['paired_t'] = [p.estimate/p.se for p in pairs]
@@ -499,14 +537,15 @@ def gain_table_from_summary(summary,          # DataFrame: teacher student metho
     "The gain table as far as n, mean and std allow; of quantities, only baseline and student."
     if 'quantity' in summary: summary = summary[summary.quantity.isin(['baseline', 'student'])]
     undistilled = summary.method.eq('none')
-    baselines = {s: rows for s, rows in summary[undistilled].groupby('student')}
+    network = _columns_in(summary, ['student', 'width'])
+    baselines = dict(list(summary[undistilled].groupby(network, dropna=False)))
     gains, remarks = [], []
-    for r in summary[~undistilled].itertuples():
-        base = baselines.get(r.student, summary[:0])
+    for _, r in summary[~undistilled].iterrows():
+        base = baselines.get(tuple(r[network]), summary[:0])
         remarks.append([f'{len(base)} baselines, not pooled'] if len(base) > 1 else [])
         reference = _printed(*base[['n', 'mean', 'std']].iloc[0]) if len(base) == 1 else _nothing
-        key = r.teacher, r.student, r.method
-        gains.append(GainMoments(key, _printed(r.n, r.mean, r.std), reference))
+        distilled = _printed(r['n'], r['mean'], r['std'])
+        gains.append(GainMoments(names_of(r), distilled, reference))
     return _noted(_welch_table(gains, confidence), remarks, confidence)
 
 # %% ../nbs/evidence/00_statistics.ipynb #9ca0cc3d
@@ -531,11 +570,21 @@ def moderation(runs,                     # DataFrame of `records.load_runs`
                confidence=0.95):
     "Gain of the larger student minus gain of the smaller one in pp, as an `Estimate`."
     teachers = (teacher, teacher) if isinstance(teacher, str) else teacher
-    by_key = {c.key: c for c in cells(runs, metric, stage)}
     wanted = [(t, s, method) for t, s in zip(teachers, students)]
-    missing = [' '.join(key) for key in wanted if key not in by_key]
+    gains = cells(runs, metric, stage)
+    candidates = [[c for c in gains if (c.teacher, c.student, c.method) == w] for w in wanted]
+    missing = [' '.join(w) for w, found in zip(wanted, candidates) if not found]
     if missing: return no_estimate._replace(note='not run: ' + ', '.join(missing))
-    return moderation_of_cells(*(by_key[key] for key in wanted), pair_seeds, confidence)
+    if max(map(len, candidates)) > 1: return no_estimate._replace(note='students of several widths')
+    return moderation_of_cells(*(found[0] for found in candidates), pair_seeds, confidence)
+
+def students_compared(gains,              # list of `GainCell`
+                      students=STUDENTS): # the larger, the smaller
+    "(larger, smaller) cells of one teacher, method and width, for all that have both."
+    by_key = {c.key: c for c in gains}
+    for larger in gains:
+        smaller = by_key.get(larger._replace(student=students[1]).key)
+        if larger.student == students[0] and smaller is not None: yield larger, smaller
 
 # %% ../nbs/evidence/00_statistics.ipynb #24f85ed7
 def joined_remarks(*texts): # empty ones are left out
@@ -569,7 +618,7 @@ def _usable(gains, teacher, method, students=None):
     asked = [c for c in gains if _is_asked(c.teacher, teacher) and _is_asked(c.method, method)
              and (students is None or c.student in students)]
     usable = [c for c in asked if c.fewest > 1]
-    dropped = [' '.join(c.key) for c in asked if c.fewest < 2]
+    dropped = [c.named for c in asked if c.fewest < 2]
     return usable, 'left out: ' + ', '.join(dropped) if dropped else ''
 
 def _not_comparable(usable, dropped, students):
@@ -583,11 +632,17 @@ def _not_comparable(usable, dropped, students):
 def pooled_cells(gains,   # list of `GainCell`
                  weight): # {student: weight of its mean gain}
     "(weights, cells): the contrast of the students' mean gains; each baseline enters once."
-    weights, values = [], []
+    weights, values, baselines = [], [], {}
     for student, w in weight.items():
         mine = [c for c in gains if c.student == student]
-        values += [c.distilled for c in mine] + [mine[0].baseline]
-        weights += [w/len(mine)]*len(mine) + [-w]
+        for c in mine:
+            weights.append(w/len(mine))
+            values.append(c.distilled)
+            baseline = baselines.setdefault(c.network, [0, c.baseline])
+            baseline[0] -= w/len(mine)
+    for w, baseline in baselines.values():
+        weights.append(w)
+        values.append(baseline)
     return weights, values
 
 def moderation_pooled(runs,
@@ -605,12 +660,12 @@ def moderation_pooled(runs,
 
 # %% ../nbs/evidence/00_statistics.ipynb #0f6a4295
 def _long(gains):
-    "The runs of cells as a table (accuracy in percent, student, method), each baseline once."
-    baselines = {c.student: c.baseline for c in gains}
-    parts = [(c.student, c.method, c.distilled) for c in gains]
-    parts += [(s, 'none', values) for s, values in baselines.items()]
-    rows = [(100*v, student, method) for student, method, values in parts for v in values]
-    return pd.DataFrame(rows, columns=['accuracy', 'student', 'method'])
+    "The runs of cells as a table, accuracy in percent, each baseline once."
+    baselines = {c.network: c for c in gains}
+    parts = [(c, c.method, c.distilled) for c in gains]
+    parts += [(c, 'none', c.baseline) for c in baselines.values()]
+    rows = [(100*v, c.student, c.network, method) for c, method, values in parts for v in values]
+    return pd.DataFrame(rows, columns=['accuracy', 'student', 'network', 'method'])
 
 def _indicators(labels):
     "A column of 0 and 1 for each label, (runs, labels)."
@@ -632,7 +687,7 @@ def _interaction(long, moderator, confidence):
     "Coefficient of distilled × moderator, beside levels of students and effects of methods."
     methods = _indicators(long.method.where(long.method.ne('none')))
     product = long.method.ne('none').to_numpy(float)*moderator
-    design = np.column_stack([_indicators(long.student), methods, product])
+    design = np.column_stack([_indicators(long.network), methods, product])
     return _hc3(long.accuracy.to_numpy(), design, confidence)
 
 def moderation_regression(runs,
@@ -651,19 +706,31 @@ def moderation_regression(runs,
     return e._replace(note=joined_remarks(e.note, dropped))
 
 # %% ../nbs/evidence/00_statistics.ipynb #6ca4f38e
-def student_sizes(runs): # DataFrame of `records.load_runs`
-    "{student: parameters} as recorded, else of the standard network; NaN where records disagree."
+def _size(rows):
+    "Parameters of one network as recorded, else as built; NaN where records disagree."
+    recorded = rows.parameters.dropna().unique() if 'parameters' in rows else ()
+    if len(recorded): return float(recorded[0]) if len(recorded) == 1 else np.nan
+    arch, widths = rows.student.iloc[0], rows.get('width', pd.Series([64.])).dropna().unique()
+    if arch not in ARCHS or len(widths) != 1: return np.nan
+    return float(parameter_count(arch, 10, 'cifar', int(widths[0])))
+
+def _sizes(runs, by):
     rows = runs[runs.role.isin(['student', 'baseline'])]
     if 'stem' in rows and rows.stem.eq('cifar').any(): rows = rows[rows.stem.eq('cifar')]
-    standard = 'width' not in rows or rows.width.dropna().eq(64).all()
-    recorded = {}
-    if 'parameters' in rows:
-        recorded = {s: v.dropna().unique() for s, v in rows.groupby('student').parameters}
-    def size(s):
-        counts = recorded.get(s, ())
-        if len(counts) == 1: return float(counts[0])
-        return float(PARAMETERS.get(s, np.nan)) if standard and not len(counts) else np.nan
-    return {s: size(s) for s in rows.student.dropna().unique()}
+    return {name: _size(r) for name, r in rows.groupby(by(rows), sort=False)}
+
+def student_sizes(runs): # DataFrame of `records.load_runs`
+    "{student: parameters}; NaN where they are not known or several."
+    return _sizes(runs, lambda rows: rows.student)
+
+def _networks(rows):
+    widths = rows.width if 'width' in rows else [None]*len(rows)
+    names = [network_name(s, w) for s, w in zip(rows.student, widths)]
+    return pd.Series(names, index=rows.index, dtype=object)
+
+def network_sizes(runs): # DataFrame of `records.load_runs`
+    "{network of a student, such as 'R18·w16': parameters}."
+    return _sizes(runs, _networks)
 
 # %% ../nbs/evidence/00_statistics.ipynb #a1f3907c
 def gain_by_size(runs,
@@ -674,13 +741,13 @@ def gain_by_size(runs,
                  confidence=0.95):
     "pp that a doubling of the student's parameters adds to its gain, as an `Estimate` (HC3)."
     usable, dropped = _usable(cells(runs, metric, stage), teacher, method)
-    size = student_sizes(runs)
-    usable = [c for c in usable if np.isfinite(size[c.student])]
-    if len({size[c.student] for c in usable}) < 2:
+    size = network_sizes(runs)
+    usable = [c for c in usable if np.isfinite(size[c.network])]
+    if len({size[c.network] for c in usable}) < 2:
         return no_estimate._replace(note=joined_remarks('fewer than two student sizes', dropped))
     if why := _not_comparable(usable, dropped, ()): return no_estimate._replace(note=why)
     long = _long(usable)
-    doublings = np.log2(long.student.map(size).to_numpy(float))
+    doublings = np.log2(long.network.map(size).to_numpy(float))
     e = _interaction(long, doublings - doublings.mean(), confidence)
     return e._replace(note=joined_remarks(e.note, dropped))
 
@@ -693,15 +760,13 @@ def moderation_table(runs,
                      stage='final',
                      confidence=0.95):
     "One row a teacher and method of both students, then pooled, by regression, per doubling."
-    by_key = {c.key: c for c in cells(runs, metric, stage)}
-    both = [(t, m) for t, s, m in by_key if s == students[0] and (t, students[1], m) in by_key]
+    both = list(students_compared(cells(runs, metric, stage), students))
     how = dict(students=students, stage=stage, confidence=confidence)
     table = []
-    for t, m in both:
-        larger, smaller = (by_key[t, s, m] for s in students)
+    for larger, smaller in both:
         e = moderation_of_cells(larger, smaller, confidence=confidence)
-        table.append(('difference of gains', t, m, *e))
-    if teachers := list(dict.fromkeys(t for t, _ in both)):
+        table.append(('difference of gains', larger.teacher, larger.method, *e))
+    if teachers := list(dict.fromkeys(c.teacher for c, _ in both)):
         e = moderation_pooled(runs, metric, teacher=teachers, **how)
         table.append(('pooled, same teachers', ', '.join(teachers), 'all', *e))
     everything = {
@@ -773,7 +838,7 @@ def clipping_equivalence(runs,
     "One row a cell of stage `clipping`: its difference to `union` in pp, Welch's test, and TOST."
     rows = as_rows(runs, metric)
     runs = rows.runs
-    columns = _columns_in(runs, _KEY, OF_ANY_RUN, OF_DISTILLATION)
+    columns = _columns_in(runs, _KEY, OF_ANY_RUN, settings_of_distillation())
     but_clipping = [c for c in columns if c != 'clipping']
     settings = _row_numbers(runs, but_clipping)
     main = rows_where(runs, 'final', role='student', clipping='union')
@@ -812,24 +877,20 @@ def gain_of_cell(cell,             # `GainCell`
 # %% ../nbs/evidence/00_statistics.ipynb #20d7b6c4
 def _of_variant(variant, stage, students, confidence):
     "A dict for each gain and each moderation."
-    by_key = {c.key: c for c in cells(variant.runs, variant.metric, stage)}
-    table = []
-    for (t, s, m), c in by_key.items():
-        names = {'quantity': 'gain', 'teacher': t, 'student': s, 'method': m}
+    gains, table = cells(variant.runs, variant.metric, stage), []
+    for c in gains:
         e = gain_of_cell(c, variant.pair_seeds, confidence)
-        table.append({**names, 'n': len(c.distilled), **e._asdict()})
-    for (t, s, m), larger in by_key.items():
-        smaller = by_key.get((t, students[1], m))
-        if s != students[0] or smaller is None: continue
-        both = ' − '.join(students)
-        names = {'quantity': 'moderation', 'teacher': t, 'student': both, 'method': m}
+        table.append({'quantity': 'gain', **names_of(c._asdict()), 'n': len(c.distilled),
+                      **e._asdict()})
+    for larger, smaller in students_compared(gains, students):
         e = moderation_of_cells(larger, smaller, variant.pair_seeds, confidence)
+        names = names_of(larger._asdict()) | {'student': ' − '.join(students)}
         n = min(len(larger.distilled), len(smaller.distilled))
-        table.append({**names, 'n': n, **e._asdict()})
+        table.append({'quantity': 'moderation', **names, 'n': n, **e._asdict()})
     return table
 
 # %% ../nbs/evidence/00_statistics.ipynb #78bd4125
-_QUANTITY = ['quantity', 'teacher', 'student', 'method']
+_QUANTITY = ['quantity', *_KEY, *_WIDTHS]
 
 def sensitivity(runs,
                 metric='test_best',
@@ -850,9 +911,9 @@ def sensitivity(runs,
     families = table.groupby(['variant', 'quantity'], sort=False).p
     table['holm_p'] = families.transform(lambda p: adjusted(p, 'holm')) if len(table) else np.nan
     table['conclusion'] = [_conclusion(*v) for v in zip(table.ci_low, table.ci_high)]
-    first = table[table.variant.eq(metric)].set_index(_QUANTITY).conclusion
-    keys = table[_QUANTITY].itertuples(index=False, name=None)
-    table['same'] = [first.get(k) == c for k, c in zip(keys, table.conclusion)]
+    number = _row_numbers(table, _QUANTITY)
+    first = dict(zip(number[table.variant.eq(metric)], table.conclusion[table.variant.eq(metric)]))
+    table['same'] = [first.get(k) == c for k, c in zip(number, table.conclusion)]
     return table
 
 # %% ../nbs/evidence/00_statistics.ipynb #015c6bac
@@ -862,7 +923,7 @@ def residuals_by_cell(runs,
     "{cell: deviations from its mean (pp) by seed}, distilled and baseline, of two runs or more."
     gains = cells(runs, metric, stage)
     values = {('student', *c.key): c.distilled for c in gains}
-    values |= {('baseline', c.student, c.settings): c.baseline for c in gains}
+    values |= {('baseline', c.network, c.settings): c.baseline for c in gains}
     return {k: 100*(v - v.mean()) for k, v in values.items() if len(v) > 1}
 
 def pooled_std(runs,
@@ -875,12 +936,9 @@ def pooled_std(runs,
     return (float(np.sqrt(squares/df)), df) if df else (np.nan, 0)
 
 # %% ../nbs/evidence/00_statistics.ipynb #64a9e0f1
-_MOVED = {'power': 'power detectable seeds_needed power_curve',
-          'selection_bias': 'noise_optimism selection_optimism mean_optimism',
-          'fidelity_tests': 'MEASURES closeness fidelity_tests McNemar mcnemar calibration_error'}
-
-def __getattr__(name):
-    "Names of later chapters, looked up when they are used."
-    for module, names in _MOVED.items():
-        if name in names.split(): return getattr(import_module(f'kd_capacity.{module}'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = moved_to({
+    'power': ['power', 'detectable', 'seeds_needed', 'power_curve'],
+    'selection_bias': ['noise_optimism', 'selection_optimism', 'mean_optimism'],
+    'fidelity_tests': ['MEASURES', 'closeness', 'fidelity_tests', 'McNemar', 'mcnemar',
+                       'calibration_error'],
+    'naming': ['PARAMETERS']}, __name__)

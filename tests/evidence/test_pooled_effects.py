@@ -52,9 +52,9 @@ def test_longer_training_is_welch_of_the_same_network():
     runs = pd.concat([whole(), frame(long)])
     found, = pooled_effects.longer_training(runs)
     t = stats.ttest_ind([.96, .961, .963], runs[runs.role.eq('baseline') & runs.student.eq('resnet34')].test_best, equal_var=False)
-    assert (found.network, found.estimate.p) == ('resnet34', pytest.approx(t.pvalue))
-    other = pooled_effects.longer_training(pd.concat([whole(), frame(long).assign(width=3)]))[0].estimate
-    assert np.isnan(other.estimate) and other.note.startswith('trained with different settings (width 3, ')
+    assert (found.network, found.estimate.p) == ('R34·w8', pytest.approx(t.pvalue))
+    other = pooled_effects.longer_training(pd.concat([whole(), frame(long).assign(stem='imagenet')]))[0].estimate
+    assert np.isnan(other.estimate) and other.note.startswith('trained with different settings (stem imagenet, cifar')
 
 
 def test_correlation_within_cells_is_that_of_a_regression_on_cells():
@@ -91,7 +91,7 @@ def test_the_figures_of_the_authors_runs(authors):
     e = pooled_effects.method_difference(authors, 'feature', 'logit')
     assert figures(e) == pytest.approx([.127, .037, .217], abs=5e-4) and e.p == pytest.approx(.0075, abs=5e-5)
     long, = pooled_effects.longer_training(authors)
-    assert (long.network, long.epochs, long.baseline_epochs) == ('resnet34', 200, 100)
+    assert (long.network, long.epochs, long.baseline_epochs) == ('R34', 200, 100)
     assert (long.estimate.estimate, long.estimate.p) == (pytest.approx(.26, abs=.005), pytest.approx(.017, abs=5e-4))
     c = pooled_effects.fidelity_and_accuracy(authors)
     assert (c.r, c.p, c.runs) == (pytest.approx(.40, abs=.005), pytest.approx(.02, abs=.0005), 40)

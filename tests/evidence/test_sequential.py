@@ -7,7 +7,9 @@ from scipy import integrate, stats
 from statsmodels.stats import proportion
 
 from kd_capacity import config, sequential, statistics
+from kd_capacity.naming import network_name
 
+NETWORKS = 'R34·w8', 'R18·w8'
 X = np.array([.21, .35, .11, .42, .30, .28, .17])
 
 
@@ -98,14 +100,14 @@ def test_a_number_a_seed_from_runs():
     accuracy = lambda s, m: runs[runs.student.eq(s) & runs.method.eq(m) & (runs.teacher.eq('resnet50') | runs.role.eq('baseline'))].set_index('seed').test_best
     for s in statistics.STUDENTS:
         expected = 100*(accuracy(s, 'logit') - accuracy(s, 'none'))
-        assert gains[s].tolist() == pytest.approx(expected.tolist())
-    difference = sequential.moderation_by_seed(gains, *statistics.STUDENTS)
+        assert gains[network_name(s, 8)].tolist() == pytest.approx(expected.tolist())
+    difference = sequential.moderation_by_seed(gains, *NETWORKS)
     m = statistics.moderation(runs, 'resnet50', 'logit', pair_seeds=True)
     assert difference.mean() == pytest.approx(m.estimate)
-    slopes = sequential.slopes_by_seed(gains, {'resnet34': 8., 'resnet18': 2.})
+    slopes = sequential.slopes_by_seed(gains, {'R34·w8': 8., 'R18·w8': 2.})
     assert (2*slopes).tolist() == pytest.approx(difference.tolist())
     missing = runs[~(runs.seed.eq(1) & runs.student.eq('resnet18') & runs.role.eq('baseline'))]
-    complete = sequential.moderation_by_seed(sequential.gains_by_seed(missing, 'resnet50', 'logit'), *statistics.STUDENTS)
+    complete = sequential.moderation_by_seed(sequential.gains_by_seed(missing, 'resnet50', 'logit'), *NETWORKS)
     assert complete.index.tolist() == [0, 2, 3, 4]
     assert isinstance(sequential.confidence_sequence(slopes), pd.DataFrame)
-    with pytest.raises(config.UserError, match='two students'): sequential.slopes_by_seed(gains[['resnet18']], {'resnet18': 2.})
+    with pytest.raises(config.UserError, match='two students'): sequential.slopes_by_seed(gains[['R18·w8']], {'R18·w8': 2.})

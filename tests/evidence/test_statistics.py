@@ -12,7 +12,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats import multitest, proportion
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
-from kd_capacity import config, fidelity_tests, records, selection_bias, statistics
+from kd_capacity import config, fidelity_tests, records, selection_bias, sequential, statistics
 
 
 def gain(*cells, **how):
@@ -140,8 +140,9 @@ def test_a_summary_says_what_the_runs_say():
     raw, short = statistics.gain_table(runs), statistics.gain_table_from_summary(summary_of(runs))
     assert list(short) == statistics.GAIN_COLUMNS
     without = ['paired_t', 'paired_p', 'boot_low', 'boot_high', 'permutation_p']
+    without = [*without, 'width']  # which this summary does not have
     pd.testing.assert_frame_equal(short.drop(columns=without), raw.drop(columns=without), rtol=1e-9, check_dtype=False)
-    assert short[without].isna().all().all()
+    assert short[without].isna().all().all() and raw.width.eq(8).all()
 
 
 def test_the_published_summary_is_judged():
@@ -445,11 +446,29 @@ def test_a_single_method_is_a_family_of_one():
     assert len(statistics.moderation_table(frame(cell(student(), A) + cell(baseline(), B)))) == 3
 
 
-@pytest.mark.parametrize('other, says', [({'alpha': .9}, 'alpha 0.5, 0.9'), ({'temperature': 2.}, 'temperature 4.0, 2.0'), ({'width': 16}, 'width'), ({'epochs': 3}, 'epochs')])
+@pytest.mark.parametrize('other, says', [({'alpha': .9}, 'alpha 0.5, 0.9'), ({'temperature': 2.}, 'temperature 4.0, 2.0'), ({'epochs': 3}, 'epochs')])
 def test_configurations_are_not_pooled(other, says):
     r, note = gain(cell(student(), A), cell(student(**other), [.1, .2]), cell(baseline(), B))
     assert 'several configurations, not pooled' in note and says in note
     assert r.n == 0 and r[['mean', 'gain', 'welch_p', 'boot_low', 'permutation_p']].isna().all()
+
+
+def test_networks_are_known_by_architecture_and_width():
+    rows = [r for w, shift in ((4, 0.), (8, .01)) for m, more in (('logit', .001), ('feature', .002))
+            for r in cell(student(method=m, width=w, teacher_width=16), [a + shift + more for a in B])]
+    rows += [r for w, shift in ((4, 0.), (8, .01)) for r in cell(baseline(width=w), [b + shift for b in reversed(B)])]
+    runs = frame(rows).assign(parameters=lambda r: r.width.astype(float)**2)
+    runs['teacher_width'] = np.where(runs.role.eq('student'), 16, np.nan)
+    g = statistics.gain_table(runs)
+    assert g.width.tolist() == [4, 4, 8, 8] and set(g.teacher_width) == {16} and set(g.n_baseline) == {5}
+    assert g.gain.tolist() == pytest.approx([.1, .2, .1, .2]) and g.method.tolist() == ['logit', 'feature']*2
+    assert statistics.network_sizes(runs) == {'R18·w4': 16, 'R18·w8': 64}
+    assert statistics.gain_by_size(runs).estimate == pytest.approx(0, abs=1e-9)
+    assert statistics.moderation(runs, 'resnet50', 'logit', students=('resnet18', 'resnet18')).note == 'students of several widths'
+    gains = sequential.gains_by_seed(runs, 'resnet50', 'logit')
+    assert gains.columns.tolist() == ['R18·w4', 'R18·w8']
+    assert sequential.slopes_by_seed(gains, statistics.network_sizes(runs)).tolist() == pytest.approx([0]*5)
+    assert len(statistics.sensitivity(runs)) == 4*4 and statistics.sensitivity(runs).same[:4].all()
 
 
 def test_profiles_are_not_pooled():
@@ -493,7 +512,7 @@ def test_empty_and_foreign_tables():
 def test_few_columns_are_enough():
     runs = frame(cell(student(), A) + cell(baseline(), B))
     few = statistics.gain_table(runs[['role', 'teacher', 'student', 'method', 'seed', 'test_best']])
-    pd.testing.assert_frame_equal(few, statistics.gain_table(runs))
+    pd.testing.assert_frame_equal(few.drop(columns='width'), statistics.gain_table(runs).drop(columns='width'))
 
 
 def test_the_same_generator_gives_the_same_table():
