@@ -89,6 +89,7 @@ def allowed_text(schema: dict # JSON Schema of one value
     kind = _kinds.get(schema.get('type'), 'a value of another kind')
     if schema.get('type') in ('integer', 'number'): return kind + _interval(schema)
     if schema.get('type') == 'array' and schema.get('minItems'): return f'{kind}, not empty'
+    if 'pattern' in schema: return f'{kind} that fits {schema["pattern"]}'
     return kind
 
 # %% ../nbs/method/00_basics.ipynb #4151fb53

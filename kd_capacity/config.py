@@ -26,7 +26,7 @@ PROTOCOLS = 'v1', 'v2'
 
 class RunSpec(Checked):
     "Everything that determines a run; frozen, checked; source of the defaults: arXiv 2605.31191."
-    profile: Annotated[str, Field(pattern=r'^\w[\w.-]*$')] # that the run belongs to
+    profile: Annotated[str, Field(pattern=r'^[\w-][\w.-]*$')] # that the run belongs to
     stage: Literal[STAGES]            # what the study does it for
     role: Literal[ROLES]              # baseline: a student trained without a method; student: by one
     teacher: str | None = None        # the teacher's network; for role 'teacher' the network trained

@@ -151,9 +151,10 @@ def options_of(p: Profile, # a profile
 
 # %% ../nbs/method/10_profiles.ipynb #72e859c8
 def profile_dir() -> Path:
-    "Folder of the profiles: `KD_PROFILES`, or the package's own, which is workflow/profiles/ in a clone."
-    package = Path(importlib.util.find_spec('kd_capacity').origin).parent
-    return Path(os.environ.get('KD_PROFILES') or (package/'profile_files').resolve())
+    "Folder of the profiles: `KD_PROFILES`, workflow/profiles/ in a clone, or the package's own."
+    package = Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent
+    clone = package.parent/'workflow'/'profiles'
+    return Path(os.environ.get('KD_PROFILES') or (clone if clone.is_dir() else package/'profile_files'))
 
 def profiles() -> list[str]:
     "Names of all profiles."
