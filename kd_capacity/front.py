@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'moderation_answer', 'size_answer', 'answer_sentences', 'lea
            'verdict_word', 'verdict_detail', 'verdict_table', 'verdicts_table_section', 'first_lines_of',
            'chapter_table', 'show_chapters', 'chapters_section']
 
-# %% ../nbs/site/07_front.ipynb #ee4656da
+# %% ../nbs/site/07_front.ipynb #c4d2fd5b
 import json, re
 import pandas as pd
 from html import escape
@@ -16,7 +16,7 @@ from .findings import capital, is_evidence
 from .naming import signed_text
 from .pages import Figure, Html, Text, show_all
 
-# %% ../nbs/site/07_front.ipynb #86e6881d
+# %% ../nbs/site/07_front.ipynb #a3ba52da
 _openings = {'supported': 'Yes', 'contradicted': 'No', 'inconclusive': 'Nobody can tell yet'}
 
 def _points(x): return f'{signed_text(x)} percentage points'
@@ -33,7 +33,7 @@ def moderation_answer(row,   # of the claim v1.1 in a ledger
     low, high = signed_text(row.ci_low), signed_text(row.ci_high)
     return f'{text}, and the uncertainty reaches from {low} to {high}'
 
-# %% ../nbs/site/07_front.ipynb #0d2dee72
+# %% ../nbs/site/07_front.ipynb #f27ae0f4
 def size_answer(gains, # of `statistics.gain_table`
                 stems, # gain of the CIFAR stem for each network, pp
                 ):
@@ -53,7 +53,7 @@ def answer_sentences(study): # a `Study`
     stems = [] if study.printed else tables.stem_ablation(study.runs).gain.dropna().tolist()
     return f'{moderation_answer(row, study.words)}. {size_answer(study.gains, stems)}.'
 
-# %% ../nbs/site/07_front.ipynb #8f088bd5
+# %% ../nbs/site/07_front.ipynb #b28e484e
 def leading(report):
     "The study that the front page speaks of: the first that is evidence, else the first."
     return next((s for s in report.studies if is_evidence(s.name)), report.studies[0])
@@ -68,10 +68,11 @@ def forest_section(report):
     if not len(study.gains): return
     yield Figure(figures.forest(study.gains), f'Gains of {study.words}: accuracy of each student '
                  'taught, minus that of the same network trained alone. Thick, 95 % interval; '
-                 'thin, adjusted for the number of gains.', 'Gain of each distilled student over its '
+                 'thin, adjusted for the number of gains.',
+                 'Gain of each distilled student over its '
                  'baseline with its 95 % interval, and the interval adjusted for all gains')
 
-# %% ../nbs/site/07_front.ipynb #725a4778
+# %% ../nbs/site/07_front.ipynb #1f886eb1
 def verdict_word(row): # of a ledger
     "'supported'; in brackets where the runs are not of the paper's size; '—' without runs."
     if not row.n: return '—'
@@ -88,11 +89,11 @@ def verdict_detail(row):
 def _verdict_cell(row):
     word, detail = verdict_word(row), verdict_detail(row)
     kind = word.strip('()') if word.strip('()') in claims.VERDICTS else ''
-    shown = f'<span class="badge {kind}" tabindex="0" title="{escape(detail)}">{escape(word)}</span>'
-    return (f'<td>{shown}'
+    attributes = f'class="badge {kind}" tabindex="0" title="{escape(detail)}"'
+    return (f'<td><span {attributes}>{escape(word)}</span>'
             f'<span class="in-print">{escape(detail)}</span></td>')
 
-# %% ../nbs/site/07_front.ipynb #a96dd09a
+# %% ../nbs/site/07_front.ipynb #500a8e8a
 def verdict_table(studies): # of a report
     "HTML: a row a claim, a column a study, a word each."
     ledgers = [s.ledger.set_index('claim', drop=False) for s in studies]
@@ -112,7 +113,7 @@ def verdicts_table_section(report):
     "The eleven claims by every body of evidence."
     yield Html(verdict_table(report.studies))
 
-# %% ../nbs/site/07_front.ipynb #69c59fc7
+# %% ../nbs/site/07_front.ipynb #e47e9bc9
 PARTS = 'method', 'study', 'evidence', 'site'
 
 def first_lines_of(path): # of a notebook

@@ -13,7 +13,7 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'limits_section', 'citation_section', 'reproduced_section', 'price_section', 'declaration_section',
            'dose_section', 'lead_section']
 
-# %% ../nbs/site/06_sections.ipynb #423582a1
+# %% ../nbs/site/06_sections.ipynb #b5c961a8
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, power, records, run_pages, statistics, study, tables, wording
@@ -23,7 +23,7 @@ from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
 from .pages import for_each, headed, studies_in_words
 from .wording import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #d585a17a
+# %% ../nbs/site/06_sections.ipynb #4a0cbc46
 def evidence_section(report):
     "What each study is evidence of."
     for s in report.with_runs:
@@ -37,7 +37,7 @@ def state_section(report):
     yield Table(table.rename(columns=heads).drop(columns='Command'))
     yield Fold('How to train them', [Table(table[['Profile', 'Command']])])
 
-# %% ../nbs/site/06_sections.ipynb #760dced5
+# %% ../nbs/site/06_sections.ipynb #b1e38c9e
 def _with_links(text, table): return Table(text, wording.links(table, text))
 
 def _beside_paper(study):
@@ -65,14 +65,14 @@ def accuracy_section(report):
         yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #b5dbc3c0
+# %% ../nbs/site/06_sections.ipynb #312f53c2
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
         yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #a110346e
+# %% ../nbs/site/06_sections.ipynb #5e36fd38
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -93,7 +93,7 @@ def _clipping_figures(study, table):
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #e2e7429d
+# %% ../nbs/site/06_sections.ipynb #7d3453f3
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
@@ -104,7 +104,7 @@ def clipping_section(report):
         if len(table): yield _with_links(wording.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #46dda76b
+# %% ../nbs/site/06_sections.ipynb #0998ff6f
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
@@ -123,7 +123,7 @@ def agreement_headings(report):
     finding = lambda s: wording.fidelity_finding(tables.fidelity_table(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #2d061176
+# %% ../nbs/site/06_sections.ipynb #a55fa882
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -147,7 +147,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #3f71e0dd
+# %% ../nbs/site/06_sections.ipynb #39f6925b
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -166,7 +166,7 @@ def moderation_section(report):
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #5cb14362
+# %% ../nbs/site/06_sections.ipynb #aa93ce3d
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
@@ -185,7 +185,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #d13d5b07
+# %% ../nbs/site/06_sections.ipynb #f1169d14
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -201,7 +201,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #7dd97230
+# %% ../nbs/site/06_sections.ipynb #426d57dc
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -224,7 +224,7 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #9e46f3a9
+# %% ../nbs/site/06_sections.ipynb #2c0484da
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
     tested = {s.name: tables.fidelity_table(s.runs, s.results) for s in report.with_runs}
@@ -253,7 +253,7 @@ def control_section(report):
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #46e44fd7
+# %% ../nbs/site/06_sections.ipynb #91104416
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
@@ -266,7 +266,7 @@ def _class_blocks(study):
         yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
     if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #bdb8c1c4
+# %% ../nbs/site/06_sections.ipynb #76b418b6
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
@@ -289,7 +289,7 @@ def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #cee0cb55
+# %% ../nbs/site/06_sections.ipynb #3ef8af7c
 def _calibration_blocks(study):
     table = tables.calibration_table(study.runs, study.results)
     bins = tables.reliability_table(study.runs, study.results)
@@ -310,7 +310,7 @@ def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #0ada4e9b
+# %% ../nbs/site/06_sections.ipynb #0a78a7ce
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
@@ -327,7 +327,7 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #c57f19ab
+# %% ../nbs/site/06_sections.ipynb #f8f13db5
 def _convergence(study, settings, curves):
     value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
@@ -341,7 +341,7 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #ccca693c
+# %% ../nbs/site/06_sections.ipynb #fc140676
 def _gap_figure(study, settings, curves):
     value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
@@ -366,7 +366,7 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #d8c325b3
+# %% ../nbs/site/06_sections.ipynb #81ebb2a5
 def _norm_blocks(study):
     threshold = tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
@@ -385,7 +385,7 @@ def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #1c95d479
+# %% ../nbs/site/06_sections.ipynb #622b7eba
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -399,7 +399,7 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #1cde52c1
+# %% ../nbs/site/06_sections.ipynb #df974b3b
 def cost_section(report):
     "What the runs have cost."
     costs = {s.name: study.costs(s.name, report.results) for s in report.with_runs}
@@ -424,7 +424,7 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #44ee3a8c
+# %% ../nbs/site/06_sections.ipynb #3eaf750e
 def device_section(report):
     "Which devices trained them."
     parts = [study.costs(s.name, report.results).assign(profile=s.name) for s in report.with_runs]
@@ -433,7 +433,7 @@ def device_section(report):
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #099905ce
+# %% ../nbs/site/06_sections.ipynb #6093fabb
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -445,7 +445,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #99f7f1f3
+# %% ../nbs/site/06_sections.ipynb #a54f8fe2
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -469,7 +469,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #c4f6952a
+# %% ../nbs/site/06_sections.ipynb #659d0454
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -494,7 +494,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #4dbe2e0b
+# %% ../nbs/site/06_sections.ipynb #3b9b5759
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -520,7 +520,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #18986dfb
+# %% ../nbs/site/06_sections.ipynb #8f24fba4
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -543,7 +543,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #d1adf98a
+# %% ../nbs/site/06_sections.ipynb #7e9cee71
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
@@ -574,7 +574,7 @@ def price_section(report):
     "What the rest of the paper's study would cost."
     yield Table(findings.price_text(results=report.results))
 
-# %% ../nbs/site/06_sections.ipynb #2c065116
+# %% ../nbs/site/06_sections.ipynb #390e4c02
 def _study_of(report, name):
     "A study by name, whatever the page shows; None where it has no record."
     return Study(name, report.results) if findings.has_records(name, report.results) else None
@@ -604,7 +604,7 @@ def dose_section(report):
                  'on CIFAR-10.', 'Gain over the parameters of the student, a line for each method')
     yield Table(dose.dose_text(cells))
 
-# %% ../nbs/site/06_sections.ipynb #f51a250d
+# %% ../nbs/site/06_sections.ipynb #d26e136f
 def _teacher_accuracy(runs):
     teachers = runs[runs.role.eq('teacher') & runs.status.eq('complete')]
     return 100*teachers.test_best.mean()
@@ -619,6 +619,6 @@ def lead_section(report):
     if doses is not None:
         of_r50 = paper.runs[paper.runs.teacher.eq('resnet50')]
         doses = dose.with_lead(doses, _teacher_accuracy(of_r50))
-    yield Figure(dose.plot_lead(cells, doses), 'The same gains over the teacher’s lead; hollow, the '
-                 'paper’s two students of R50.', 'Gain over the teacher’s lead in accuracy, a line '
+    yield Figure(dose.plot_lead(cells, doses), 'The same gains over the teacher’s lead; hollow, '
+                 'the paper’s two students of R50.', 'Gain over the teacher’s lead in accuracy, a line '
                  'for each method')
