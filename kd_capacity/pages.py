@@ -6,7 +6,7 @@
 __all__ = ['Text', 'Sentence', 'Table', 'Figure', 'Html', 'Fold', 'block_html', 'show_block', 'show_all', 'Study', 'Report',
            'open_report', 'studies_in_words', 'headed', 'for_each']
 
-# %% ../nbs/site/05_pages.ipynb #46c2ed4f
+# %% ../nbs/site/05_pages.ipynb #272bc272
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 from functools import cached_property
@@ -14,12 +14,13 @@ from html import escape
 from IPython.display import HTML, display
 from pathlib import Path
 from typing import NamedTuple
-from . import claims, config, findings, show, statistics, tables, wording
+from . import claims, config, findings, records, show, statistics, tables, wording
 from .config import refuse_unknown
-from .findings import PAPER_RUNS, PRINTED_TABLE, capital, is_evidence, study_name
+from .findings import NOT_OURS, PRINTED_TABLE, capital, is_evidence, study_name
+from .records import PAPER_RUNS
 from .wording import as_markdown
 
-# %% ../nbs/site/05_pages.ipynb #b13444c2
+# %% ../nbs/site/05_pages.ipynb #5fd01b5a
 class Text(NamedTuple):
     "Markdown."
     markdown: str
@@ -49,7 +50,7 @@ class Fold(NamedTuple):
     title: str
     blocks: list
 
-# %% ../nbs/site/05_pages.ipynb #4553ffb7
+# %% ../nbs/site/05_pages.ipynb #0bc8aad5
 def _in_bold(s): return f'**{as_markdown(capital(s.who))}**: {as_markdown(s.text)}.'
 
 def block_html(block):
@@ -73,7 +74,7 @@ def _figure_html(drawn, caption, alt):
     return (f'<figure class="plot"><div {scrolls}>{picture}</div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
-# %% ../nbs/site/05_pages.ipynb #af42397e
+# %% ../nbs/site/05_pages.ipynb #0848e099
 def show_block(block):
     "Show one block as the output of a notebook's cell."
     match block:
@@ -98,8 +99,17 @@ def show_all(blocks):
         show_block(block)
     flush()
 
-# %% ../nbs/site/05_pages.ipynb #f6c21594
+# %% ../nbs/site/05_pages.ipynb #17651111
 def _rng(): return np.random.default_rng(0) # a new one for each use: the same numbers each time
+
+def _runs_of_study(study):
+    if study.name == PAPER_RUNS: return records.paper_runs()
+    return tables.planned(study.name, study.results)
+
+def _curves_of_study(study):
+    if study.name != PAPER_RUNS: return tables.curves(study.runs, study.results)
+    settings = [c for c in tables.curves(study.runs[:0]).columns if c in study.runs]
+    return records.paper_curves().merge(study.runs[settings], on='run_id')
 
 def _evidence_of(study):
     if study.printed: return claims.published_evidence()
@@ -122,7 +132,7 @@ def _seed_spread(study):
     if study.printed: return claims.spread_of(study.evidence)
     return statistics.pooled_std(study.runs)[0]
 
-# %% ../nbs/site/05_pages.ipynb #8f549e95
+# %% ../nbs/site/05_pages.ipynb #47e3f994
 class Study:
     "One body of evidence: its name in words, its runs, and what follows from them."
     def __init__(self,
@@ -130,23 +140,23 @@ class Study:
                  results=None): # folder of the records; None: `config.results_dir()`
         self.name, self.results = name, results
         self.words, self.printed = study_name(name), name == PRINTED_TABLE
-        self.ours = name not in (PAPER_RUNS, PRINTED_TABLE)
+        self.ours = name not in NOT_OURS
 
-    runs = cached_property(lambda self: tables.planned(self.name, self.results))
+    runs = cached_property(_runs_of_study)
     evidence = cached_property(_evidence_of)
     ledger = cached_property(lambda self: claims.ledger(self.evidence))
     gains = cached_property(_tested_gains)
     moderation = cached_property(_tested_moderation)
     clipping = cached_property(_tested_clipping)
     seed_spread = cached_property(_seed_spread)
-    curves = cached_property(lambda self: tables.curves(self.runs, self.results))
+    curves = cached_property(_curves_of_study)
 
     @property
     def complete(self):
         "How many runs are complete."
         return 0 if self.printed else int(self.runs.status.eq('complete').sum())
 
-# %% ../nbs/site/05_pages.ipynb #b3816777
+# %% ../nbs/site/05_pages.ipynb #4a7fdc8a
 class Report:
     "The studies that a page is about."
     def __init__(self,
@@ -163,11 +173,16 @@ class Report:
         "The studies that have runs and not only a printed table."
         return [s for s in self.studies if not s.printed]
 
+    @property
+    def with_records(self):
+        "The studies whose runs have a record each; the paper's own have a row each."
+        return [s for s in self.with_runs if s.name != PAPER_RUNS]
+
     def show(self, *sections): # functions of a report
         "Show sections one after another."
         for section in sections: show_all(section(self))
 
-# %% ../nbs/site/05_pages.ipynb #e79091c3
+# %% ../nbs/site/05_pages.ipynb #0c033f1f
 def open_report(namespace, # the notebook's `globals()`, before it has imported anything else
                 *more):    # names of further parameters of the page
     "The report that a page's parameters ask for; names that are no parameters are refused."
@@ -177,7 +192,7 @@ def open_report(namespace, # the notebook's `globals()`, before it has imported 
     names = findings.chosen_studies(given.get('profiles', ''), results)
     return Report([Study(n, results) for n in names], results, {k: given[k] for k in more})
 
-# %% ../nbs/site/05_pages.ipynb #2e51cda8
+# %% ../nbs/site/05_pages.ipynb #80dc2d21
 def studies_in_words(studies):
     names = [s.words for s in studies]
     return ', '.join(names[:-1]) + f' and {names[-1]}' if len(names) > 1 else ''.join(names)
@@ -187,7 +202,7 @@ def _heading(finding, study, alone):
     whose = '' if alone or not study.ours and study.words in text else f' in {study.words}'
     return Text(f'## {as_markdown(text + whose)}'), rest
 
-# %% ../nbs/site/05_pages.ipynb #d7a0d528
+# %% ../nbs/site/05_pages.ipynb #8aba45c2
 def headed(report, finding, studies=None):
     "The finding of the first study as the heading; then the rest of it, and the other findings."
     studies = report.studies if studies is None else studies
@@ -205,7 +220,7 @@ def _folded_tables(study, blocks):
         if isinstance(block, Table): yield Fold(f'Table: {study.words}', [block])
         else: yield block
 
-# %% ../nbs/site/05_pages.ipynb #2be0b32a
+# %% ../nbs/site/05_pages.ipynb #4c2ca567
 def for_each(report,
              make,          # Study -> blocks
              studies=None): # None: all

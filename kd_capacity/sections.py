@@ -11,33 +11,34 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'explorer_section', 'cost_section', 'device_section', 'left_section', 'paper_cost_section',
            'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
            'limits_section', 'citation_section', 'reproduced_section', 'price_section', 'declaration_section',
-           'dose_section', 'lead_section']
+           'dose_section']
 
-# %% ../nbs/site/06_sections.ipynb #b5c961a8
+# %% ../nbs/site/06_sections.ipynb #3f93883d
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, power, records, run_pages, statistics, study, tables, wording
-from .config import method as method_name, pair as pair_name
+from .naming import method_name, pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
 from .pages import for_each, headed, studies_in_words
+from .records import PAPER_RUNS
 from .wording import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #4a0cbc46
+# %% ../nbs/site/06_sections.ipynb #73965b62
 def evidence_section(report):
     "What each study is evidence of."
     for s in report.with_runs:
-        yield Sentence(s.words, wording.evidence_sentence(s.name).rstrip('.'))
+        yield Sentence(s.words, findings.evidence_text(s.name).rstrip('.'))
 
 def state_section(report):
     "How many runs of each study there are, and the commands that make them."
-    table = wording.state_text(tables.state([s.name for s in report.with_runs], report.results))
-    table = table.assign(Profile=[capital(s.words) for s in report.with_runs])
-    heads = {'Profile': 'Runs of', 'Study': 'What it is'}
-    yield Table(table.rename(columns=heads).drop(columns='Command'))
-    yield Fold('How to train them', [Table(table[['Profile', 'Command']])])
+    yield Table(findings.amounts_text({s.name: s.runs for s in report.with_runs}))
+    ours = [s for s in report.with_runs if s.ours]
+    commands = {'Runs of': [capital(s.words) for s in ours],
+                'Command': [f'make study PROFILE={s.name}' for s in ours]}
+    if ours: yield Fold('How to train them', [Table(pd.DataFrame(commands))])
 
-# %% ../nbs/site/06_sections.ipynb #b1e38c9e
+# %% ../nbs/site/06_sections.ipynb #b4c25708
 def _with_links(text, table): return Table(text, wording.links(table, text))
 
 def _beside_paper(study):
@@ -65,14 +66,14 @@ def accuracy_section(report):
         yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #312f53c2
+# %% ../nbs/site/06_sections.ipynb #0395a875
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
         yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #5e36fd38
+# %% ../nbs/site/06_sections.ipynb #f0a5d5d0
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -93,7 +94,7 @@ def _clipping_figures(study, table):
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #7d3453f3
+# %% ../nbs/site/06_sections.ipynb #2cc4dbae
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
@@ -104,7 +105,7 @@ def clipping_section(report):
         if len(table): yield _with_links(wording.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #0998ff6f
+# %% ../nbs/site/06_sections.ipynb #939ba3b6
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
@@ -123,7 +124,7 @@ def agreement_headings(report):
     finding = lambda s: wording.fidelity_finding(tables.fidelity_table(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #a55fa882
+# %% ../nbs/site/06_sections.ipynb #23aa49bf
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -147,7 +148,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #39f6925b
+# %% ../nbs/site/06_sections.ipynb #d7872646
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -166,7 +167,7 @@ def moderation_section(report):
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #aa93ce3d
+# %% ../nbs/site/06_sections.ipynb #35f0fb7e
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
@@ -185,7 +186,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #f1169d14
+# %% ../nbs/site/06_sections.ipynb #b61f4b8c
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -201,7 +202,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #426d57dc
+# %% ../nbs/site/06_sections.ipynb #bda51a0f
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -224,7 +225,7 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #2c0484da
+# %% ../nbs/site/06_sections.ipynb #7ad21588
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
     tested = {s.name: tables.fidelity_table(s.runs, s.results) for s in report.with_runs}
@@ -253,7 +254,7 @@ def control_section(report):
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #91104416
+# %% ../nbs/site/06_sections.ipynb #a54e3f59
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
@@ -266,7 +267,7 @@ def _class_blocks(study):
         yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
     if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #76b418b6
+# %% ../nbs/site/06_sections.ipynb #bbf5f5d6
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
@@ -289,7 +290,7 @@ def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #3ef8af7c
+# %% ../nbs/site/06_sections.ipynb #63116564
 def _calibration_blocks(study):
     table = tables.calibration_table(study.runs, study.results)
     bins = tables.reliability_table(study.runs, study.results)
@@ -310,7 +311,7 @@ def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #0a78a7ce
+# %% ../nbs/site/06_sections.ipynb #a81210b5
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
@@ -327,7 +328,7 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #f8f13db5
+# %% ../nbs/site/06_sections.ipynb #ae9ae699
 def _convergence(study, settings, curves):
     value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
@@ -341,7 +342,7 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #fc140676
+# %% ../nbs/site/06_sections.ipynb #a008d2ce
 def _gap_figure(study, settings, curves):
     value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
@@ -366,9 +367,9 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #81ebb2a5
+# %% ../nbs/site/06_sections.ipynb #acde645f
 def _norm_blocks(study):
-    threshold = tables.max_norm(study.name)
+    threshold = 1. if study.name == PAPER_RUNS else tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
         drawn, pair = figures.norms_by_method(curves, threshold), pair_name(settings)
         if not drawn: continue
@@ -385,7 +386,7 @@ def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #622b7eba
+# %% ../nbs/site/06_sections.ipynb #0bd3a6ce
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -399,18 +400,20 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #df974b3b
+# %% ../nbs/site/06_sections.ipynb #a01ab277
 def cost_section(report):
     "What the runs have cost."
-    costs = {s.name: study.costs(s.name, report.results) for s in report.with_runs}
-    yield from headed(report, lambda s: findings.cost_finding(costs[s.name]), report.with_runs)
+    shown = report.with_records
+    if not shown: yield Text('None of these studies has a record of its times.')
+    costs = {s.name: study.costs(s.name, report.results) for s in shown}
+    yield from headed(report, lambda s: findings.cost_finding(costs[s.name]), shown)
     def one(s):
         spent = study.spent(costs[s.name].assign(profile=s.name))
         if not len(spent): return
         if spent.timed.any(): yield _seconds_figure(s, spent[spent.timed.gt(0)])
         text = findings.cost_text(spent)
         yield Table(text, findings.cost_links(spent, text))
-    yield from for_each(report, one, report.with_runs)
+    yield from for_each(report, one, shown)
 
 def _seconds_figure(s, spent):
     def label(r):
@@ -424,16 +427,18 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #3eaf750e
+# %% ../nbs/site/06_sections.ipynb #b96a7992
 def device_section(report):
     "Which devices trained them."
-    parts = [study.costs(s.name, report.results).assign(profile=s.name) for s in report.with_runs]
+    parts = [study.costs(s.name, report.results).assign(profile=s.name)
+             for s in report.with_records]
+    if not parts: return
     text = findings.device_text(pd.concat(parts, ignore_index=True))
     yield Table(text) if len(text) else Text('No run is complete yet.')
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #6093fabb
+# %% ../nbs/site/06_sections.ipynb #80ceda6d
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -445,7 +450,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #a54f8fe2
+# %% ../nbs/site/06_sections.ipynb #94ff00ed
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -469,7 +474,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #659d0454
+# %% ../nbs/site/06_sections.ipynb #fb4e468d
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -494,7 +499,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #3b9b5759
+# %% ../nbs/site/06_sections.ipynb #adbf2bcd
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -520,7 +525,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #8f24fba4
+# %% ../nbs/site/06_sections.ipynb #d4be9da1
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -533,7 +538,7 @@ def limits_section(report):
     "What the evidence cannot show."
     for s in report.with_runs:
         seeds, done = findings.seeds_finding(s.runs), f'{s.complete} of {len(s.runs)}'
-        whose = wording.evidence_sentence(s.name)
+        whose = findings.evidence_text(s.name)
         yield Sentence(s.words, f'{whose} {done} runs are complete; {seeds}')
 
 def citation_section(report):
@@ -543,7 +548,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #7e9cee71
+# %% ../nbs/site/06_sections.ipynb #5ae9c862
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
@@ -551,7 +556,7 @@ def _claim_items(rows, end):
 def _reproduced_blocks(study):
     ledger, total = study.ledger, len(study.runs)
     yield Text(f'## {as_markdown(capital(study.words))}: {study.complete} of {total} runs\n\n'
-               f'{wording.evidence_sentence(study.name)}')
+               f'{findings.evidence_text(study.name)}')
     if not study.complete:
         yield Text(f'Nothing was run. `make study PROFILE={study.name}` trains it.')
         return
@@ -574,51 +579,32 @@ def price_section(report):
     "What the rest of the paper's study would cost."
     yield Table(findings.price_text(results=report.results))
 
-# %% ../nbs/site/06_sections.ipynb #390e4c02
-def _study_of(report, name):
-    "A study by name, whatever the page shows; None where it has no record."
-    return Study(name, report.results) if findings.has_records(name, report.results) else None
-
-def _doses(study): return None if study is None else dose.dose_gains(study.runs)
-
-def _paper_doses(report):
-    "The paper's two sizes under one teacher, R50; None where its runs are not there."
-    gains = _doses(_study_of(report, findings.PAPER_RUNS))
-    return None if gains is None else dose.dose_cells(gains[gains.teacher.eq('resnet50')])
+# %% ../nbs/site/06_sections.ipynb #d647ac4f
+def _capacity(report):
+    "The capacity study, whatever the page shows."
+    return Study('capacity', report.results)
 
 def declaration_section(report=None):
     "What was declared before the first run of the capacity study."
     yield Table(dose.declaration_text())
 
+def _dose_figure(gains, axis, caption):
+    drawn = figures.plot_dose_response(gains, axis, tables.paper_gains('v2'))
+    return Figure(drawn, f'{caption} Filled, ours with 95 % intervals; hollow, the paper’s two '
+                  'students on CIFAR-10.', 'Gain of each student over its baseline, a colour for '
+                  'each method, beside the published gains')
+
 def dose_section(report):
     "What the capacity study found: the slopes, the dose and the response, and each size."
-    gains = _doses(_study_of(report, 'capacity'))
-    if gains is None or not len(gains):
+    study = _capacity(report)
+    doses = dose.dose_gains(study.runs)
+    if not len(doses):
         yield Text('## Nothing has been run yet\n\n`make study PROFILE=capacity` trains it.')
         return
-    decisions, cells = dose.dose_decisions(gains), dose.dose_cells(gains)
-    first, _, rest = dose.decision_finding(decisions).partition('; ')
-    yield Text(f'## {as_markdown(first)}' + (f'\n\n{as_markdown(rest)}.' if rest else ''))
-    yield Figure(dose.plot_dose(cells, _paper_doses(report)), 'Gain of each size over its '
-                 'baseline, 95 % intervals over the seeds; hollow, the paper’s two students of R50 '
-                 'on CIFAR-10.', 'Gain over the parameters of the student, a line for each method')
-    yield Table(dose.dose_text(cells))
-
-# %% ../nbs/site/06_sections.ipynb #d26e136f
-def _teacher_accuracy(runs):
-    teachers = runs[runs.role.eq('teacher') & runs.status.eq('complete')]
-    return 100*teachers.test_best.mean()
-
-def lead_section(report):
-    "The same gains over the teacher's lead in accuracy."
-    capacity, paper = (_study_of(report, n) for n in ('capacity', findings.PAPER_RUNS))
-    gains = _doses(capacity)
-    if gains is None or not len(gains): return
-    cells = dose.with_lead(dose.dose_cells(gains), _teacher_accuracy(capacity.runs))
-    doses = _paper_doses(report)
-    if doses is not None:
-        of_r50 = paper.runs[paper.runs.teacher.eq('resnet50')]
-        doses = dose.with_lead(doses, _teacher_accuracy(of_r50))
-    yield Figure(dose.plot_lead(cells, doses), 'The same gains over the teacher’s lead; hollow, '
-                 'the paper’s two students of R50.', 'Gain over the teacher’s lead in accuracy, a line '
-                 'for each method')
+    first, *others = dose.decision_findings(dose.dose_decisions(doses))
+    yield Text(f'## {as_markdown(first)}')
+    yield from (Text(f'{as_markdown(sentence)}.') for sentence in others)
+    gains = tables.gains(study.runs)
+    yield _dose_figure(gains, 'student_parameters', 'Gain over the size of the student.')
+    yield Table(dose.dose_text(dose.dose_cells(doses)))
+    yield _dose_figure(gains, 'accuracy_gap', 'The same gains over the teacher’s lead in accuracy.')
