@@ -14,14 +14,7 @@ from .losses import METHODS
 from .models import ARCHS
 
 # %% ../nbs/method/11_naming.ipynb #9aad2d9a
-<<<<<<< HEAD
 def _is_missing(value): return value is None or isinstance(value, float) and isnan(value)
-=======
-def _is_missing(value):
-    "Whether a value is None, NaN or pandas' NA."
-    try: return value is None or bool(value != value) # NaN is not equal to itself
-    except TypeError: return True # NA is not even that
->>>>>>> f2b5e68 (A loss, a network and a data set in one cell each, from training to the report)
 
 def network_name(arch,        # architecture, as a record has it
                  width=64,    # channels of layer1; missing: not said
