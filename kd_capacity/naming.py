@@ -7,14 +7,15 @@ __all__ = ['METHOD_NAMES', 'PARAMETERS', 'network_name', 'pair_name', 'method_na
            'signed_text']
 
 # %% ../nbs/method/11_naming.ipynb #3dfa72d1
-from math import isnan
-
 from .data import SOURCES
 from .losses import METHODS
 from .models import ARCHS
 
 # %% ../nbs/method/11_naming.ipynb #9aad2d9a
-def _is_missing(value): return value is None or isinstance(value, float) and isnan(value)
+def _is_missing(value):
+    "Whether a value is None, NaN or pandas' NA."
+    try: return value is None or bool(value != value) # NaN is not equal to itself
+    except TypeError: return True # NA is not even that
 
 def network_name(arch,        # architecture, as a record has it
                  width=64,    # channels of layer1; missing: not said
