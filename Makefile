@@ -32,7 +32,7 @@ study: $(READY) ## all runs of a profile: make study PROFILE=paper-v2 JOBS=4
 
 plan: $(READY) ## what a profile would cost, and show: make plan PROFILE=paper-v2 GPU_HOURS=100
 	@python -m kd_capacity.study plan $(PROFILE)
-	@$(if $(GPU_HOURS),echo && python -m kd_capacity.claims plan $(PROFILE) --gpu-hours $(GPU_HOURS) $(if $(TFLOPS),--tflops $(TFLOPS)),:)
+	@$(if $(GPU_HOURS),echo && python -m kd_capacity.budget $(PROFILE) $(GPU_HOURS) $(if $(TFLOPS),--tflops $(TFLOPS)),:)
 
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY) ## every test, every library notebook, notebooks and package in step

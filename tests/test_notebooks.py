@@ -55,7 +55,7 @@ WIDE = set("""
     09_config 09_figures 10_profiles 12_calls 13_run_files 14_training index
     """.split())
 TALL = set("""
-    02_models 05_claims 06_study 07_benchmark 07_teacher_cache 08_engine 09_config 10_profiles
+    02_models 06_study 07_benchmark 07_teacher_cache 08_engine 09_config 10_profiles
     14_training student
     """.split())
 
