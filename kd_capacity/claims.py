@@ -623,7 +623,6 @@ CLAIMS += (
 # %% ../nbs/evidence/05_claims.ipynb #e0b30002
 SPREADS = {'accuracy': 0.137, 'agreement': 0.134, 'kl_t1': 0.0056, 'kl_t4': 0.0009}  # pp, pp, nats
 _optimism_spread = 0.06  # pp, between the selections of the paper's runs
-_kl = {'logit': 0.24, 'feature': 0.16}  # nats, so far apart as `Truth.closer` says
 
 def planned_study(n,       # runs of every cell
                   stems=3, # of the stem ablation; R50 is trained once
