@@ -25,7 +25,6 @@ BARE = {
     'data': 3,
     'study': 9,
     'benchmark': 3,
-    'claims': 2,
     'explorer': 1,
 }  # module: imports inside functions that no comment explains
 TWICE = set("""
@@ -35,7 +34,7 @@ TWICE = set("""
     load main moderation network_name source_name spread table value_text
     """.split())  # names that two modules define
 UNTIDY = set("""
-    benchmark calls checkpoint claims clipping config data engine example explorer fidelity
+    benchmark calls checkpoint clipping config data engine example explorer fidelity
     figures losses models more_losses profiles run_files show site_build staging statistics
     study tables teacher_cache training
     """.split())  # modules with lines over 100 columns, or other findings of ruff
