@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'NonNegative', 'Count', 'Size', 'UserError', 'one_of', 'brief', 'refuse_unknown', 'Checked',
-           'allowed_text', 'error_text', 'checked', 'checked_value', 'parse_json', 'root', 'results_dir', 'data_dir',
-           'atomic', 'moved_to']
+           'allowed_text', 'error_text', 'checked', 'checked_value', 'schema_table', 'parse_json', 'root',
+           'results_dir', 'data_dir', 'atomic', 'moved_to']
 
 # %% ../nbs/method/00_basics.ipynb #1d47f723
 import difflib, importlib, importlib.util, json, os
@@ -158,6 +158,16 @@ def checked_value(name: str, # of the value, for the message
 
 @cache
 def _adapter(kind): return TypeAdapter(kind)
+
+# %% ../nbs/method/00_basics.ipynb #b849e336
+def schema_table(model, # class of `Checked`
+                ) -> list[dict]:
+    "The keys of a schema: key, what is allowed, the default where there is one."
+    schema, rows = model.model_json_schema(), []
+    for key, value in schema['properties'].items():
+        default = 'required' if key in schema.get('required', ()) else value.get('default')
+        rows.append({'key': key, 'allowed': allowed_text(value), 'default': default})
+    return rows
 
 # %% ../nbs/method/00_basics.ipynb #87998fa0
 def _no_constant(text): raise ValueError(f'{text} is no number')
