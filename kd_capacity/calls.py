@@ -13,16 +13,18 @@ from .config import RunSpec, spec_names
 from .profiles import run_spec
 
 # %% ../nbs/method/12_calls.ipynb #6fbcb453
-OPTIONS = 'results', 'data_root', 'device', 'force' # of a template: how a run is made, not what it is
+OPTIONS = 'results', 'data_root', 'device', 'force' # of a template: how a run is made
 _of_a_student = 'teacher', 'student', 'method', 'teacher_run', 'teacher_width'
 
-def notebook_spec(namespace: dict, # the notebook's `globals()`, before it has imported anything else
+def notebook_spec(namespace: dict, # the notebook's `globals()`, before it imports anything else
                   template: str,   # 'teacher' or 'student'
                  ) -> RunSpec:
     "The RunSpec that a template's parameters ask for; unknown parameter names are refused."
     names = [name for name in spec_names() if name != 'role']
-    if template == 'teacher': names = [name for name in names if name not in _of_a_student] + ['arch']
-    refuse_unknown({k: v for k, v in namespace.items() if v is not notebook_spec}, [*names, *OPTIONS])
+    if template == 'teacher':
+        names = [name for name in names if name not in _of_a_student] + ['arch']
+    given_names = {k: v for k, v in namespace.items() if v is not notebook_spec}
+    refuse_unknown(given_names, [*names, *OPTIONS])
     one_of('force', namespace.get('force', False), (True, False))
     given = {name: namespace[name] for name in names if name in namespace}
     role = 'baseline' if given.get('method') in (None, 'none') else 'student'
@@ -32,19 +34,21 @@ def notebook_spec(namespace: dict, # the notebook's `globals()`, before it has i
 # %% ../nbs/method/12_calls.ipynb #32ffeba6
 def _cell_of(spec):
     "The parameters that say which run of a study this is."
-    cell = {k: getattr(spec, k) for k in ('teacher', 'student', 'method') if getattr(spec, k) is not None}
+    values = {k: getattr(spec, k) for k in ('teacher', 'student', 'method')}
+    cell = {k: value for k, value in values.items() if value is not None}
     if spec.role == 'teacher': cell = {'arch': spec.teacher}
     return {**cell, 'seed': spec.seed, 'stage': spec.stage}
 
 def parameters(spec: RunSpec) -> dict:
     "The papermill parameters that give `spec`."
     cell = _cell_of(spec)
-    plain = run_spec(spec.profile, spec.role, **{'teacher' if k == 'arch' else k: v for k, v in cell.items()})
+    given = {'teacher' if k == 'arch' else k: v for k, v in cell.items()}
+    plain = run_spec(spec.profile, spec.role, **given)
     theirs = plain.to_dict()
     differs = {k: v for k, v in spec.to_dict().items() if v != theirs.get(k) and k not in cell}
     if differs:
-        near = run_spec(spec.profile, spec.role, **{**{'teacher' if k == 'arch' else k: v for k, v in cell.items()},
-                                                    **{k: v for k, v in differs.items() if k != 'teacher_run'}})
+        rest = {k: v for k, v in differs.items() if k != 'teacher_run'}
+        near = run_spec(spec.profile, spec.role, **{**given, **rest})
         if near == spec: differs.pop('teacher_run', None) # it follows from the rest
     return {'profile': spec.profile, **cell, **differs}
 

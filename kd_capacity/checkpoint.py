@@ -28,7 +28,8 @@ def load(path,        # file written by `save`
     if not Path(path).exists(): raise UserError(f'{path} does not exist.')
     try: return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
-        raise UserError(f'{path} cannot be read as a checkpoint: it is truncated, or not one of ours. '
+        raise UserError(f'{path} cannot be read as a checkpoint: '
+                        'it is truncated, or not one of ours. '
                         'Delete it to start that run anew.') from e
 
 # %% ../nbs/method/06_checkpoint.ipynb #0181b653
@@ -60,14 +61,17 @@ def set_random_states(states # from `random_states`
     kind, keys, position, has_gauss, gauss = states['numpy']
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states['torch'].cpu())
-    if states['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda'][:torch.cuda.device_count()]])
+    if states['cuda'] and torch.cuda.is_available():
+        devices = states['cuda'][:torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all([state.cpu() for state in devices])
 
 # %% ../nbs/method/06_checkpoint.ipynb #6886f974
 def capture(parts, # dict of objects with a state_dict
             rest   # dict of tensors and plain values
            ):
     "One state from which `restore` goes on."
-    return {'parts': {k: v.state_dict() for k, v in parts.items()}, 'random': random_states(), 'rest': rest}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return {'parts': states, 'random': random_states(), 'rest': rest}
 
 def restore(state, # from `capture`
             parts  # the same objects, newly made

@@ -22,10 +22,11 @@ class Norms(NamedTuple):
 
 # %% ../nbs/method/04_clipping.ipynb #6776c088
 def _gradients(parameters, whose):
-    "The gradients of a list of parameters; none at all means that `backward` has not run, a `UserError`."
+    "The gradients of a list of parameters; none at all: `backward` has not run, a `UserError`."
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients or not parameters: return gradients
-    raise UserError(f'the {whose} have no gradient: call backward() on a loss that reaches them before clipping.')
+    raise UserError(f'the {whose} have no gradient: '
+                    'call backward() on a loss that reaches them before clipping.')
 
 # %% ../nbs/method/04_clipping.ipynb #19883b28
 def gradient_norms(student_parameters,     # list of the student's parameters, with gradients
@@ -39,7 +40,8 @@ def gradient_norms(student_parameters,     # list of the student's parameters, w
 # %% ../nbs/method/04_clipping.ipynb #0bd1281a
 MODES = {'union': lambda student, projections, norms: [(student + projections, norms.total)],
          'student_only': lambda student, projections, norms: [(student, norms.student)],
-         'separate': lambda student, projections, norms: [(student, norms.student), (projections, norms.projections)],
+         'separate': lambda student, projections, norms: [(student, norms.student),
+                                                          (projections, norms.projections)],
          'none': lambda student, projections, norms: []}
 
 # %% ../nbs/method/04_clipping.ipynb #de35e0a2
@@ -47,10 +49,11 @@ def clip_gradients(student_parameters,    # the student's parameters, any iterab
                    projection_parameters, # the projections', any iterable, may be empty
                    max_norm=1.0,          # c > 0, the norm that gradients are clipped to
                    mode='union'):         # a name in MODES
-    "Clip the gradients in place and return their `Norms` from before; call between `backward` and the optimizer's step."
+    "Clip the gradients in place, between `backward` and the step; returns their `Norms` before."
     groups = MODES[one_of('mode', mode, MODES)]
     checked_value('max_norm', max_norm, Positive)
     student, projections = list(student_parameters), list(projection_parameters)
     norms = gradient_norms(student, projections)
-    for parameters, norm in groups(student, projections, norms): clip_grads_with_norm_(parameters, max_norm, norm)
+    for parameters, norm in groups(student, projections, norms):
+        clip_grads_with_norm_(parameters, max_norm, norm)
     return norms

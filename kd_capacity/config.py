@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from .basics import Checked, Count, NonNegative, Positive, Size, UserError, error_text, moved_to, one_of
+from .basics import (Checked, Count, NonNegative, Positive, Size, UserError,
+                                error_text, moved_to, one_of)
 from .clipping import MODES
 from .data import NORMALIZATIONS, SOURCES
 from .engine import ENGINES
@@ -24,12 +25,12 @@ STAGES = 'teacher', 'select', 'final', 'stem', 'clipping', 'control'
 ROLES = 'teacher', 'baseline', 'student'
 PROTOCOLS = 'v1', 'v2'
 
-class RunSpec(Checked):
-    "Everything that determines a run; frozen, checked; source of the defaults: arXiv 2605.31191."
+class _WhichRun(Checked):
+    "Which run of a study it is: the networks and how one learns from the other."
     profile: Annotated[str, Field(pattern=r'^[\w-][\w.-]*$')] # that the run belongs to
     stage: Literal[STAGES]            # what the study does it for
-    role: Literal[ROLES]              # baseline: a student trained without a method; student: by one
-    teacher: str | None = None        # the teacher's network; for role 'teacher' the network trained
+    role: Literal[ROLES]              # baseline: a student without a method; student: by one
+    teacher: str | None = None        # the teacher's network; role 'teacher': the one trained
     student: str | None = None        # the student's network
     method: str = 'none'              # a key of losses.METHODS
     options: SerializeAsAny[Checked]  # of the method, e.g. alpha; flat in `to_dict`
@@ -37,6 +38,10 @@ class RunSpec(Checked):
     width: Annotated[int, Field(ge=1, le=4096)] = 64 # channels of layer1, of the network trained
     teacher_width: Annotated[int, Field(ge=1, le=4096)] | None = None # None: as the student's
     clipping: str = 'union'           # a key of clipping.MODES
+
+# %% ../nbs/method/09_config.ipynb #f660f51b
+class _HowTrained(_WhichRun):
+    "How its network is trained."
     max_norm: Positive = 1.0          # global norm that gradients are clipped to
     seed: Count = 0                   # weights, order and augmentation
     data: str = 'cifar10'             # a key of data.SOURCES
@@ -55,6 +60,10 @@ class RunSpec(Checked):
     engine: str = 'faithful'          # a key of engine.ENGINES: how, not what
     teacher_run: str | None = None    # run_id of the teacher that a student learns from
 
+# %% ../nbs/method/09_config.ipynb #cddfaa0d
+class RunSpec(_HowTrained):
+    "Everything that determines a run; frozen, checked; source of the defaults: arXiv 2605.31191."
+
     def __init__(self, **values):     # flat: the fields, and the options of the method
         try: super().__init__(**_nested(values))
         except ValidationError as error: raise UserError(error_text(error, type(self))) from None
@@ -63,22 +72,27 @@ class RunSpec(Checked):
         if name in option_fields(): return getattr(self.options, name, None)
         return super().__getattr__(name)
 
-    @field_validator('teacher', 'student', 'method', 'stem', 'clipping', 'data', 'normalization', 'engine')
+    @field_validator('teacher', 'student', 'method', 'stem', 'clipping', 'data', 'normalization',
+                     'engine')
     @classmethod
     def _registered(cls, value, info):
-        return value if value is None else one_of(info.field_name, value, REGISTRIES[info.field_name])
+        if value is None: return None
+        return one_of(info.field_name, value, REGISTRIES[info.field_name])
 
     @model_validator(mode='after')
     def _goes_together(self):
         _check_roles(self)
         _check_protocol(self)
+        _check_images(self)
         return self
 
 # %% ../nbs/method/09_config.ipynb #45a81eed
-REGISTRIES = {'teacher': ARCHS, 'student': ARCHS, 'method': METHODS, 'stem': STEMS, 'clipping': MODES, 'data': SOURCES,
-              'normalization': NORMALIZATIONS, 'engine': ENGINES} # field -> where its values are defined
+REGISTRIES = {'teacher': ARCHS, 'student': ARCHS, 'method': METHODS, 'stem': STEMS, # field -> where
+              'clipping': MODES, 'data': SOURCES,                       # its values are defined
+              'normalization': NORMALIZATIONS, 'engine': ENGINES}
 
-SPEC_FIELDS = tuple(name for name in RunSpec.model_fields if name != 'options') # the flat fields that every run has
+# the flat fields that every run has
+SPEC_FIELDS = tuple(name for name in RunSpec.model_fields if name != 'options')
 
 def spec_names() -> list[str]:
     "Every name that a flat spec may have: the fields of a RunSpec and the options of all methods."
@@ -91,38 +105,62 @@ def _nested(values):
     fields = {name: value for name, value in values.items() if name in SPEC_FIELDS}
     if fields.get('flip') in (0, 1): fields['flip'] = bool(fields['flip'])
     if fields.get('teacher_width') == fields.get('width', 64): fields['teacher_width'] = None
-    given = {name: value for name, value in values.items() if name not in SPEC_FIELDS and value is not None}
-    options = {name: bool(v) if option_fields()[name].annotation is bool and v in (0, 1) else v for name, v in given.items()}
+    given = {name: value for name, value in values.items()
+             if name not in SPEC_FIELDS and value is not None}
+    options = {name: _as_option(name, value) for name, value in given.items()}
     return fields | {'options': method_options(fields.get('method', 'none'), options)}
+
+def _as_option(name, value):
+    "The value of an option; 0 and 1 are truth values where it is one."
+    is_truth = option_fields()[name].annotation is bool and value in (0, 1)
+    return bool(value) if is_truth else value
 
 # %% ../nbs/method/09_config.ipynb #b3fd8860
 def _check_roles(spec):
     "Which of teacher, student and method go together."
     entry, role = METHODS[spec.method], spec.role
-    given = f'teacher = {spec.teacher!r}, student = {spec.student!r}, method = {spec.method!r}, teacher_run = {spec.teacher_run!r}'
-    if role == 'teacher': ok, wants = spec.teacher and not spec.student, "a teacher, no student, method 'none'"
-    elif role == 'baseline': ok, wants = spec.student and not spec.teacher, "a student, no teacher, method 'none'"
-    elif entry.needs_teacher: ok, wants = spec.student and spec.teacher and spec.teacher_run, 'teacher, student, method and teacher_run'
-    else: ok, wants = spec.student and not spec.teacher and spec.method != 'none', 'a student and a method other than none'
+    given = (f'teacher = {spec.teacher!r}, student = {spec.student!r}, method = {spec.method!r}, '
+             f'teacher_run = {spec.teacher_run!r}')
+    if role == 'teacher':
+        ok, wants = spec.teacher and not spec.student, "a teacher, no student, method 'none'"
+    elif role == 'baseline':
+        ok, wants = spec.student and not spec.teacher, "a student, no teacher, method 'none'"
+    elif entry.needs_teacher:
+        ok = spec.student and spec.teacher and spec.teacher_run
+        wants = 'teacher, student, method and teacher_run'
+    else:
+        ok = spec.student and not spec.teacher and spec.method != 'none'
+        wants = 'a student and a method other than none'
     learns = role == 'student'
-    if not ok or (not learns and spec.method != 'none') or (spec.teacher_run and not (learns and entry.needs_teacher)):
+    method_fits = learns or spec.method == 'none'
+    run_fits = not spec.teacher_run or (learns and entry.needs_teacher)
+    if not (ok and method_fits and run_fits):
         raise UserError(f'role = {role!r} needs {wants}; given: {given}.')
     if spec.teacher_width and not (learns and spec.teacher):
-        raise UserError(f'teacher_width = {spec.teacher_width} goes with a student that has a teacher; leave it out.')
+        raise UserError(f'teacher_width = {spec.teacher_width} goes with a student '
+                        'that has a teacher; leave it out.')
 
+# %% ../nbs/method/09_config.ipynb #7eaad687
 def _check_protocol(spec):
     "Validation images and protocol, both ends of the cosine."
     if (spec.protocol == 'v2') != (spec.validation_size > 0):
-        raise UserError(f'protocol = {spec.protocol!r} with validation_size = {spec.validation_size}: '
+        raise UserError(f'protocol = {spec.protocol!r} with '
+                        f'validation_size = {spec.validation_size}: '
                         'v1 trains on all images (0), v2 holds some out (5000 in the paper).')
     if spec.lr_min > spec.lr:
-        raise UserError(f'lr_min = {spec.lr_min} exceeds lr = {spec.lr}; the cosine falls from lr to lr_min.')
+        raise UserError(f'lr_min = {spec.lr_min} exceeds lr = {spec.lr}; '
+                        'the cosine falls from lr to lr_min.')
+
+def _check_images(spec):
+    "What is known of the images without reading them."
     images = SOURCES[spec.data].train_images
     if images and spec.validation_size >= images:
-        raise UserError(f'validation_size = {spec.validation_size}, but {spec.data} has {images} training images; choose less.')
+        raise UserError(f'validation_size = {spec.validation_size}, '
+                        f'but {spec.data} has {images} training images; choose less.')
     shape = SOURCES[spec.data].shape
     if shape and spec.padding >= min(shape[1:]):
-        raise UserError(f'padding = {spec.padding}, but the images of {spec.data} are {shape[1]}×{shape[2]} pixels; choose less.')
+        raise UserError(f'padding = {spec.padding}, but the images of {spec.data} are '
+                        f'{shape[1]}×{shape[2]} pixels; choose less.')
 
 # %% ../nbs/method/09_config.ipynb #65044e6b
 def _to_dict(self) -> dict:
@@ -154,7 +192,8 @@ def _from_json(cls,
     "The spec that `to_json` wrote; unknown fields are refused by name."
     values = json.loads(text) if isinstance(text, str) else text
     if isinstance(values, dict): return cls(**values)
-    raise UserError(f'a spec is a JSON object with the fields of a RunSpec, not {type(values).__name__}.')
+    kind = type(values).__name__
+    raise UserError(f'a spec is a JSON object with the fields of a RunSpec, not {kind}.')
 
 RunSpec.to_json, RunSpec.from_json = _to_json, classmethod(_from_json)
 
@@ -171,9 +210,12 @@ def _width_of_teacher(self):
 
 def _key(self):
     "8 hex digits of the SHA-256 of all fields that differ from their defaults."
-    defaults = {name: field.default for name, field in RunSpec.model_fields.items() if not field.is_required()}
-    differs = {name: getattr(self, name) for name in SPEC_FIELDS if getattr(self, name) != defaults.get(name)}
-    options = {name: value for name, value in self.options.model_dump().items() if value is not False}
+    defaults = {name: field.default for name, field in RunSpec.model_fields.items()
+                if not field.is_required()}
+    values = {name: getattr(self, name) for name in SPEC_FIELDS}
+    differs = {name: value for name, value in values.items() if value != defaults.get(name)}
+    options = {name: value for name, value in self.options.model_dump().items()
+               if value is not False}
     text = json.dumps({**differs, **options, 'spec': SPEC}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -194,18 +236,23 @@ def _options_text(spec):
     for name, value in spec.options.model_dump().items():
         short = option_fields()[name].json_schema_extra['short']
         if value is True: parts.append(short)
-        elif value is not False and value is not None: parts.append(f'{short}{value:g}' if not isinstance(value, str) else value)
+        elif isinstance(value, str): parts.append(value)
+        elif value is not False and value is not None: parts.append(f'{short}{value:g}')
     return ['-'.join(parts)] if parts else []
 
 # %% ../nbs/method/09_config.ipynb #acd3d4dc
 def _run_id(self):
-    "Readable and unique name, and path below the results folder; the same spec always has the same."
+    "Readable, unique name, and path below the results folder; the same for the same spec."
     networks = [short_name(self.arch, self.width)]
-    if self.role == 'student' and self.teacher: networks.insert(0, short_name(self.teacher, self.width_of_teacher))
+    if self.role == 'student' and self.teacher:
+        networks.insert(0, short_name(self.teacher, self.width_of_teacher))
     if self.stem != 'cifar': networks.append(self.stem)
-    shown = {'teacher': 'teacher', 'final': 'baseline' if self.role == 'baseline' else None}.get(self.stage, self.stage)
-    method = [] if self.method == 'none' else [self.method] if self.clipping == 'union' else [f'{self.method}-{self.clipping}']
-    parts = [self.profile, shown, '-'.join(networks), *method, *_options_text(self), f's{self.seed}-{self.key}']
+    final = 'baseline' if self.role == 'baseline' else None
+    shown = {'teacher': 'teacher', 'final': final}.get(self.stage, self.stage)
+    method = [self.method if self.clipping == 'union' else f'{self.method}-{self.clipping}']
+    if self.method == 'none': method = []
+    last = f's{self.seed}-{self.key}'
+    parts = [self.profile, shown, '-'.join(networks), *method, *_options_text(self), last]
     return '/'.join(part for part in parts if part)
 
 RunSpec.run_id = property(_run_id)

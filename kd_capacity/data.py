@@ -14,11 +14,11 @@ import shutil
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,8 +50,9 @@ class Dataset:
     def num_classes(self): return len(self.classes)
 
     def __repr__(self):
-        return (f"{self.name}: {len(self.train_images)} training and {len(self.test_images)} test images "
-                f"of {' x '.join(map(str, self.shape))}, {self.num_classes} classes, sha256 {self.sha256[:12]}")
+        size = ' x '.join(map(str, self.shape))
+        return (f"{self.name}: {len(self.train_images)} training and {len(self.test_images)} test "
+                f"images of {size}, {self.num_classes} classes, sha256 {self.sha256[:12]}")
 
 # %% ../nbs/method/01_data.ipynb #31cf529a
 def content_hash(*tensors: torch.Tensor, # any dtypes and shapes, on the CPU
@@ -66,11 +67,14 @@ def content_hash(*tensors: torch.Tensor, # any dtypes and shapes, on the CPU
 # %% ../nbs/method/01_data.ipynb #ec13279a
 def _check_part(name, part, images, labels, num_classes):
     "Refuse arrays that are not `Dataset`'s, saying what they are and what they should be."
-    if images.dtype != torch.uint8 or images.dim() != 4 or labels.shape != images.shape[:1] or not len(images):
-        raise UserError(f"data set {name!r}: the {part} images are {images.dtype} of shape {tuple(images.shape)} with "
-                        f"labels of shape {tuple(labels.shape)}; give uint8 (N, channels, height, width) and (N,)")
+    are_images = images.dtype == torch.uint8 and images.dim() == 4 and len(images) > 0
+    if not are_images or labels.shape != images.shape[:1]:
+        raise UserError(f"data set {name!r}: the {part} images are {images.dtype} of shape "
+                        f"{tuple(images.shape)} with labels of shape {tuple(labels.shape)}; "
+                        "give uint8 (N, channels, height, width) and (N,)")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise UserError(f"data set {name!r}: the {part} labels run from {int(labels.min())} to {int(labels.max())}; "
+        raise UserError(f"data set {name!r}: the {part} labels run from {int(labels.min())} "
+                        f"to {int(labels.max())}; "
                         f"with {num_classes} classes give 0 to {num_classes - 1}")
 
 # %% ../nbs/method/01_data.ipynb #98c885d7
@@ -82,8 +86,10 @@ def make_dataset(name: str,   # a key of `SOURCES`
     "A checked and hashed `Dataset` on the CPU."
     tensors = []
     for part, (images, labels) in {'train': train, 'test': test}.items():
-        # clone: a grey image counts as contiguous with several strides, and torch picks its kernels, so the last bits, by them
-        images, labels = torch.as_tensor(images).clone(memory_format=torch.contiguous_format), torch.as_tensor(labels).long()
+        # clone: a grey image counts as contiguous with several strides, and torch picks its
+        # kernels, so the last bits, by them
+        images = torch.as_tensor(images).clone(memory_format=torch.contiguous_format)
+        labels = torch.as_tensor(labels).long()
         _check_part(name, part, images, labels, len(classes))
         tensors += [images, labels]
     if tensors[0].shape[1:] != tensors[2].shape[1:]:
@@ -95,7 +101,7 @@ def make_dataset(name: str,   # a key of `SOURCES`
 _CACHE_VERSION = 1 # raise it when decoding changes
 
 def _read_cache(path, name, classes, listing):
-    "The cached `Dataset`, or None where there is none, it is out of date, or (with a warning) it is damaged."
+    "The cached `Dataset`; None where there is none, or it is old or (with a warning) damaged."
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as stored:
             if str(stored['listing']) != listing: return None
@@ -143,18 +149,21 @@ def _read_digits():
     from sklearn.model_selection import train_test_split
     raw = load_digits()
     images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
-    train, test, train_y, test_y = train_test_split(images, raw.target, test_size=797, stratify=raw.target,
-                                                    random_state=0)  # every run of every study: the same split
+    # every run of every study: the same split
+    train, test, train_y, test_y = train_test_split(images, raw.target, test_size=797,
+                                                    stratify=raw.target, random_state=0)
     return make_dataset('digits', (train, train_y), (test, test_y), '0123456789')
 
 # %% ../nbs/method/01_data.ipynb #c1f77582
 @source('digits', "scikit-learn's digits", train_images=1000, shape=(1, 8, 8), num_classes=10)
 def digits(root=None, # must be None: these images come with scikit-learn
           ) -> Dataset:
-    "scikit-learn's digits, grey levels 0..16 stretched to 0..255: 1,000 for training, 797 for testing."
+    "scikit-learn's digits, grey levels 0..16 stretched to 0..255: 1,000 to train, 797 to test."
     if root is not None:
-        raise UserError(f"data 'digits' comes with scikit-learn, but was given the folder {str(root)!r}; leave the folder out")
-    path, listing = data_dir() / 'cache' / 'digits.npz', f'cache {_CACHE_VERSION}, scikit-learn {version("scikit-learn")}'
+        raise UserError("data 'digits' comes with scikit-learn, but was given the folder "
+                        f"{str(root)!r}; leave the folder out")
+    path = data_dir() / 'cache' / 'digits.npz'
+    listing = f'cache {_CACHE_VERSION}, scikit-learn {version("scikit-learn")}'
     if cached := _read_cache(path, 'digits', '0123456789', listing): return cached
     dataset = _read_digits()
     _write_cache(path, dataset, listing)
@@ -162,7 +171,7 @@ def digits(root=None, # must be None: these images come with scikit-learn
 
 # %% ../nbs/method/01_data.ipynb #f3fd0abc
 def _one_at_a_time(path):
-    "For `with`: holds a lock file beside `path`, which the operating system frees should this process die."
+    "For `with`: a lock file beside `path`, which the system frees should this process die."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(f'{path}.lock').acquire()
@@ -177,19 +186,22 @@ def cifar10(root=None, # folder of cifar-10-batches-py; None: data_dir()/'cifar1
     "CIFAR-10 (Krizhevsky 2009) by torchvision, downloaded where missing, checked by MD5."
     from torchvision.datasets import CIFAR10
     root = Path(root or data_dir() / 'cifar10').expanduser()
-    read = lambda download: [CIFAR10(root, train=train, download=download) for train in (True, False)]
+    def read(download):
+        return [CIFAR10(root, train=train, download=download) for train in (True, False)]
     try:
         try: parts = read(download=False)
         except RuntimeError:  # torchvision: missing or corrupted
             with _one_at_a_time(root / 'download'): parts = read(download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"CIFAR-10 is not complete in {root} and the download failed ({error}); connect this machine, or put "
-                        f"cifar-10-python.tar.gz into that folder, or use data 'image_folder' with images of yours") from error
+        raise UserError(f"CIFAR-10 is not complete in {root} and the download failed ({error}); "
+                        "connect this machine, or put cifar-10-python.tar.gz into that folder, "
+                        "or use data 'image_folder' with images of yours") from error
     arrays = [(np.moveaxis(part.data, 3, 1), np.array(part.targets)) for part in parts]
     return make_dataset('cifar10', *arrays, parts[0].classes)
 
 # %% ../nbs/method/01_data.ipynb #3308a9ee
-_LAYOUT = 'images belong in ROOT/train/<class>/ and ROOT/test/<class>/, with the same classes in both'
+_LAYOUT = ('images belong in ROOT/train/<class>/ and ROOT/test/<class>/, '
+           'with the same classes in both')
 
 def _class_names(folder):
     "Names of the class folders in ROOT/train or ROOT/test, sorted; hidden ones do not count."
@@ -202,9 +214,11 @@ def _class_names(folder):
 def _find_classes(root):
     "The class names that train and test share, as a tuple; anything else is an error."
     train, test = _class_names(root / 'train'), _class_names(root / 'test')
-    for part, other, missing in ('test', 'train', set(train) - set(test)), ('train', 'test', set(test) - set(train)):
+    for part, other, missing in (('test', 'train', set(train) - set(test)),
+                                 ('train', 'test', set(test) - set(train))):
         if missing:
-            raise UserError(f'{root / part} has no folder for class {min(missing)!r}, but {root / other} has; {_LAYOUT}')
+            raise UserError(f'{root / part} has no folder for class {min(missing)!r}, '
+                            f'but {root / other} has; {_LAYOUT}')
     return tuple(train)
 
 # %% ../nbs/method/01_data.ipynb #b00a04f5
@@ -214,7 +228,8 @@ def _list_images(root, part, classes):
     for label, name in enumerate(classes):
         found = sorted(p for p in (root / part / name).iterdir() if not p.name.startswith('.'))
         if not found:
-            raise UserError(f'{root / part / name} holds no images; add some, or remove class {name!r} from train and test')
+            raise UserError(f'{root / part / name} holds no images; add some, '
+                            f'or remove class {name!r} from train and test')
         paths += found
         labels += [label] * len(found)
     return paths, labels
@@ -225,9 +240,11 @@ def _read_image(path):
     try:
         with Image.open(path) as image: mode, pixels = image.mode, np.asarray(image.convert('RGB'))
     except Exception as error:  # Pillow's decoders raise whatever their format suggests
-        raise UserError(f'{path} cannot be read as an image ({error}); replace or remove it') from error
+        raise UserError(f'{path} cannot be read as an image ({error}); '
+                        'replace or remove it') from error
     if mode[0] in 'IF':  # 'I;16', 'I', 'F': convert('RGB') would clip these at 255
-        raise UserError(f'{path} has more than 8 bits per channel (Pillow mode {mode}); save it with 8 bits')
+        raise UserError(f'{path} has more than 8 bits per channel (Pillow mode {mode}); '
+                        'save it with 8 bits')
     return pixels
 
 # %% ../nbs/method/01_data.ipynb #9cdb4a03
@@ -239,7 +256,8 @@ def _read_images(paths):
         pixels = _read_image(path)
         if pixels.shape != first.shape:
             size, expected = (f'{a.shape[0]} x {a.shape[1]} pixels' for a in (pixels, first))
-            raise UserError(f'{path} is {size}, but {paths[0]} is {expected} (height x width); bring all images to one size')
+            raise UserError(f'{path} is {size}, but {paths[0]} is {expected} (height x width); '
+                            'bring all images to one size')
         images[i] = pixels
     return np.moveaxis(images, 3, 1)
 
@@ -249,7 +267,9 @@ def _listing(root, paths):
     lines = [f'cache {_CACHE_VERSION}']
     for path in paths:
         try: stat = path.stat()
-        except OSError as error: raise UserError(f'{path} cannot be read ({error.strerror}); replace or remove it') from error
+        except OSError as error:
+            raise UserError(f'{path} cannot be read ({error.strerror}); '
+                            'replace or remove it') from error
         lines.append(f'{path.relative_to(root).as_posix()}\t{stat.st_size}\t{stat.st_mtime_ns}')
     return hashlib.sha256(os.fsencode('\n'.join(lines))).hexdigest()
 
@@ -257,57 +277,70 @@ def _listing(root, paths):
 def _cache_path(root):
     "In the image folder itself, or under data_dir()/cache where that folder is read-only."
     if os.access(root, os.W_OK): return root / '.kd_capacity.npz'
-    return data_dir() / 'cache' / f'image_folder-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.npz'
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return data_dir() / 'cache' / f'image_folder-{digest}.npz'
 
 # %% ../nbs/method/01_data.ipynb #0ffde9d2
 @source('image_folder', 'a folder of images')
-def image_folder(root=None, # ROOT of the layout above; None: the environment variable KD_IMAGE_FOLDER
+def image_folder(root=None, # ROOT of the layout above; None: the variable KD_IMAGE_FOLDER
                 ) -> Dataset:
-    "Images of one size in ROOT/train/<class>/ and ROOT/test/<class>/, as RGB; classes sorted by name."
+    "Images of one size in ROOT/train/<class>/ and ROOT/test/<class>/, as RGB; classes by name."
     root = root or os.environ.get('KD_IMAGE_FOLDER')
-    if not root: raise UserError(f"data 'image_folder' needs a folder; set KD_IMAGE_FOLDER to your ROOT: {_LAYOUT}")
+    if not root:
+        raise UserError("data 'image_folder' needs a folder; "
+                        f"set KD_IMAGE_FOLDER to your ROOT: {_LAYOUT}")
     return _read_folder('image_folder', Path(root).expanduser().resolve())
 
 def _read_folder(name, root):
     "The data set of that name in an image folder."
     classes = _find_classes(root)
-    (train, train_y), (test, test_y) = (_list_images(root, part, classes) for part in ('train', 'test'))
+    train, train_y = _list_images(root, 'train', classes)
+    test, test_y = _list_images(root, 'test', classes)
     path, listing = _cache_path(root), _listing(root, train + test)
     with _one_at_a_time(path):
         if cached := _read_cache(path, name, classes, listing): return cached
         images = _read_images(train + test)
-        dataset = make_dataset(name, (images[:len(train)], train_y), (images[len(train):], test_y), classes)
+        train_part = images[:len(train)], train_y
+        test_part = images[len(train):], test_y
+        dataset = make_dataset(name, train_part, test_part, classes)
         _write_cache(path, dataset, listing)
     return dataset
 
 # %% ../nbs/method/01_data.ipynb #5a3e7733
-@source('cifar10_jpeg', 'CIFAR-10 as JPEG copies', train_images=50_000, shape=(3, 32, 32), num_classes=10)
-def cifar10_jpeg(root=None, # the image folder or its archive; None: KD_CIFAR10_JPEG, or data_dir()/'cifar10-jpeg'
+@source('cifar10_jpeg', 'CIFAR-10 as JPEG copies',
+        train_images=50_000, shape=(3, 32, 32), num_classes=10)
+def cifar10_jpeg(root=None, # the image folder or its archive; None: the variable
+                            # KD_CIFAR10_JPEG, or data_dir()/'cifar10-jpeg'
                 ) -> Dataset:
     "JPEG copies of CIFAR-10: 50,000 training and 10,000 test images of 32×32 pixels."
-    place = Path(root or os.environ.get('KD_CIFAR10_JPEG') or data_dir() / 'cifar10-jpeg').expanduser().resolve()
+    given = root or os.environ.get('KD_CIFAR10_JPEG') or data_dir() / 'cifar10-jpeg'
+    place = Path(given).expanduser().resolve()
     folder = _unpacked(place) if place.is_file() else place
     if not folder.is_dir():
-        raise UserError(f"data 'cifar10_jpeg' is not in {folder}; set KD_CIFAR10_JPEG to the folder or the archive of the "
+        raise UserError(f"data 'cifar10_jpeg' is not in {folder}; "
+                        "set KD_CIFAR10_JPEG to the folder or the archive of the "
                         "JPEG copies, or use data 'cifar10'")
     dataset = _read_folder('cifar10_jpeg', folder)
     counts = len(dataset.train_labels), len(dataset.test_labels), dataset.shape
     if counts == (50_000, 10_000, (3, 32, 32)): return dataset
-    raise UserError(f"{folder} holds {dataset!r}, but data 'cifar10_jpeg' is 50000 training and 10000 test images of "
+    raise UserError(f"{folder} holds {dataset!r}, "
+                    "but data 'cifar10_jpeg' is 50000 training and 10000 test images of "
                     "3 x 32 x 32; use data 'image_folder' for other images")
 
 # %% ../nbs/method/01_data.ipynb #5a3e7734
 def _unpacked(archive):
-    "The folder that an archive unpacks to, below data_dir(); made where it is missing, whole or not at all."
+    "The folder below data_dir() that an archive unpacks to; made where missing, or not at all."
     folder = data_dir() / archive.name.split('.')[0]
     with _one_at_a_time(folder):
         if folder.is_dir(): return folder
         half = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
         try:
-            with tarfile.open(archive) as tar: tar.extractall(half, filter='data') # refuses paths that lead outside
+            with tarfile.open(archive) as tar:
+                tar.extractall(half, filter='data') # refuses paths that lead outside
             half.rename(folder)
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise UserError(f'{archive} cannot be unpacked ({error}); give the archive of the JPEG copies again') from error
+            raise UserError(f'{archive} cannot be unpacked ({error}); '
+                            'give the archive of the JPEG copies again') from error
         finally: shutil.rmtree(half, ignore_errors=True)
     return folder
 
@@ -329,21 +362,24 @@ def to(self: Dataset,
 # %% ../nbs/method/01_data.ipynb #c1a4f48e
 @patch
 def channel_stats(self: Dataset,
-                  indices=None, # int64 (n,): the training images to use, without the validation images; None: all
+                  indices=None, # int64 (n,): the training images to use; None: all
                  ) -> tuple[torch.Tensor, torch.Tensor]:
-    "Mean and standard deviation of each channel, two float32 tensors (channels,), for pixels in 0..1."
+    "Mean and standard deviation of each channel, float32 (channels,), for pixels in 0..1."
     images = self.train_images if indices is None else self.train_images[indices]
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
-    share, value = counts / counts.sum(1, keepdim=True), torch.arange(256, device=images.device).double() / 255
+    counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    counts = torch.stack(counts).double()
+    share = counts / counts.sum(1, keepdim=True)
+    value = torch.arange(256, device=images.device).double() / 255
     mean = (share * value).sum(1)
     std = (share * (value - mean[:, None]) ** 2).sum(1).sqrt()
     if (std == 0).any():
-        raise UserError(f'data set {self.name!r} has a channel with one value in all its images; leave that channel out')
+        raise UserError(f'data set {self.name!r} has a channel with one value in all its images; '
+                        'leave that channel out')
     return mean.float(), std.float()
 
 # %% ../nbs/method/01_data.ipynb #5a3e7735
 NORMALIZATIONS = {'measured': None, # by the training images' own mean and standard deviation
-                  'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))} # constants, as the paper's code
+                  'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))} # the paper's
 
 def normalization(dataset: Dataset,
                   name: str,    # a key of `NORMALIZATIONS`
@@ -354,7 +390,8 @@ def normalization(dataset: Dataset,
     if constants is None: return dataset.channel_stats(indices)
     mean, std = (torch.tensor(values) for values in constants)
     if len(mean) == dataset.shape[0]: return mean, std
-    raise UserError(f"normalization = {name!r} is for images of {len(mean)} channels, {dataset.name!r} has "
+    raise UserError(f"normalization = {name!r} is for images of {len(mean)} channels, "
+                    f"{dataset.name!r} has "
                     f"{dataset.shape[0]}; use 'measured'")
 
 # %% ../nbs/method/01_data.ipynb #7858942d
@@ -365,7 +402,8 @@ def split(n: int,    # training images
     "Training and validation indices, int64, sorted: disjoint, and together all of 0..n-1."
     size = n // 10 if size is None else size
     if not 0 <= size < n:
-        raise UserError(f'validation_size {size} is not possible with {n} training images; give 0 to {n - 1}')
+        raise UserError(f'validation_size {size} is not possible with {n} training images; '
+                        f'give 0 to {n - 1}')
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[size:].sort().values, order[:size].sort().values
 
@@ -386,7 +424,7 @@ def augmentation(n: int,       # images
                  padding: int, # pixels added on every side before cropping
                  flip: bool,   # whether half of the images are mirrored
                 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "One epoch's crops and flips, row i for image i: (top, left) int64 (n, 2) in 0..2*padding; bool (n,)."
+    "One epoch's (top, left), int64 (n, 2) in 0..2*padding, and flips, bool (n,); by image."
     rng = np.random.default_rng((seed, epoch, _AUGMENTATION))
     offsets = rng.integers(0, 2 * padding, (n, 2), endpoint=True)
     flips = rng.random(n) < (0.5 if flip else 0)
@@ -411,10 +449,11 @@ def crop_flip(images: torch.Tensor,  # uint8 (b, channels, height, width)
               flips: torch.Tensor,   # bool (b,)
               padding: int,          # black pixels added on every side
              ) -> torch.Tensor:
-    "Each image padded with zeros, cropped at its offset to its size, mirrored where flips says so; uint8, same shape."
+    "Each image padded with zeros, cropped to its size, mirrored where flips says so; uint8."
     padded = F.pad(images, (padding,) * 4)
     h, w = images.shape[2:]
-    windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (b, channels, top, left, h, w), a view: nothing is copied
+    # (b, channels, top, left, h, w), a view: nothing is copied
+    windows = padded.unfold(2, h, 1).unfold(3, w, 1)
     take = _take_on_cpu if images.device.type == 'cpu' else _take
     return take(windows, *offsets.T, flips)
 
@@ -423,7 +462,7 @@ def normalize(images: torch.Tensor, # uint8 (b, channels, height, width)
               mean: torch.Tensor,   # (channels,), for pixels in 0..1
               std: torch.Tensor,    # (channels,)
              ) -> torch.Tensor:
-    "Pixels scaled to 0..1, then to mean 0 and standard deviation 1 over the training images; float32, same shape."
+    "Pixels scaled to 0..1, then to mean 0 and deviation 1 over the training images; float32."
     return images.float().mul_(1 / (255 * std[:, None, None])).sub_((mean / std)[:, None, None])
 
 # %% ../nbs/method/01_data.ipynb #65fa71f3
@@ -437,9 +476,10 @@ def batches(images: torch.Tensor, # training images, uint8 (n, channels, height,
             padding: int=4,       # of the random crop, pixels; 0: no crop
             flip: bool=True,      # mirror half of the images
            ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    "One training epoch: (x float32, y, index into images) a batch, on the images' device, from (seed, epoch) alone."
+    "One training epoch: (x float32, y, index into images) a batch, from (seed, epoch) alone."
     order = epoch_order(len(images), seed, epoch).to(images.device)
-    offsets, flips = (t.to(images.device) for t in augmentation(len(images), seed, epoch, padding, flip))
+    drawn = augmentation(len(images), seed, epoch, padding, flip)
+    offsets, flips = (t.to(images.device) for t in drawn)
     for index in order.split(batch_size):
         x = crop_flip(images.index_select(0, index), offsets[index], flips[index], padding)
         yield normalize(x, mean, std), labels[index], index

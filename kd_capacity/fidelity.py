@@ -17,9 +17,11 @@ def _logits(x):
     is_tensor = isinstance(x, torch.Tensor)
     x = x.detach().cpu().double().numpy() if is_tensor else np.asarray(x, dtype=np.float64)
     if x.ndim != 2 or 0 in x.shape:
-        raise UserError(f'logits have shape {x.shape}, but (images, classes) with at least one of each is needed.')
+        raise UserError(f'logits have shape {x.shape}, '
+                        'but (images, classes) with at least one of each is needed.')
     if not np.isfinite(x).all():
-        raise UserError('logits contain NaN or infinite values: the run they come from has diverged; '
+        raise UserError('logits contain NaN or infinite values: '
+                        'the run they come from has diverged; '
                         'compare another.')
     return x
 
@@ -35,7 +37,8 @@ def _labels(labels, logits):
     "`labels` as an int array with one class index for each row of `logits`."
     labels = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
     if labels.shape != logits.shape[:1]:
-        raise UserError(f'labels have shape {labels.shape}, but there are logits of {len(logits)} images: '
+        raise UserError(f'labels have shape {labels.shape}, '
+                        f'but there are logits of {len(logits)} images: '
                         'give one label each.')
     return labels
 
@@ -50,7 +53,7 @@ def accuracy(logits,  # (images, classes), array or tensor
 def per_class_accuracy(logits,       # (images, classes), array or tensor
                        labels,       # (images,), class indices below num_classes
                        num_classes): # number of classes
-    "Accuracy of each class's images, float64 (num_classes,) in [0, 1]; NaN for a class without images."
+    "Accuracy of each class's images, float64 (num_classes,); NaN for a class without images."
     z = _logits(logits)
     y = _labels(labels, z)
     if y.min() < 0 or y.max() >= num_classes:
@@ -63,7 +66,7 @@ def per_class_accuracy(logits,       # (images, classes), array or tensor
 # %% ../nbs/method/05_fidelity.ipynb #a936de3a
 def agreement(a,  # logits (images, classes) of one network
               b): # logits of another on the same images in the same order
-    "Fraction of images for which both predict the same class, in [0, 1] (Stanton et al. 2021, eq. 3)."
+    "Fraction of images that both predict the same class for (Stanton et al. 2021, eq. 3)."
     a, b = _pair(a, b)
     return float((a.argmax(1) == b.argmax(1)).mean())
 
@@ -73,7 +76,8 @@ def confusion(a,  # logits (images, classes) of one network, the teacher where t
     "Images by what `a` (row) and `b` (column) predict, int array (classes, classes)."
     a, b = _pair(a, b)
     classes = a.shape[1]
-    return np.bincount(classes*a.argmax(1) + b.argmax(1), minlength=classes**2).reshape(classes, classes)
+    counts = np.bincount(classes*a.argmax(1) + b.argmax(1), minlength=classes**2)
+    return counts.reshape(classes, classes)
 
 # %% ../nbs/method/05_fidelity.ipynb #3f07ce77
 def _log_softmax(z):
@@ -85,7 +89,7 @@ def _log_softmax(z):
 def kl(teacher_logits,   # (images, classes), array or tensor
        student_logits,   # same shape, the same images in the same order
        temperature=1.0): # softmax temperature T > 0 of both
-    "Mean over the images of KL(p_t ‖ p_s) in nats, p = softmax(z/T); 0 if and only if the probabilities agree."
+    "Mean over the images of KL(p_t ‖ p_s) in nats, p = softmax(z/T); 0 only where both agree."
     T = checked_value('temperature', temperature, Positive)
     log_p_t, log_p_s = (_log_softmax(z / T) for z in _pair(teacher_logits, student_logits))
     return float((np.exp(log_p_t) * (log_p_t - log_p_s)).sum(1).mean())

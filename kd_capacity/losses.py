@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from .basics import Checked, Fraction, NonNegative, Positive, UserError, checked_value, one_of
+from .basics import (Checked, Fraction, NonNegative, Positive, UserError,
+                                checked_value, one_of)
 
 # %% ../nbs/method/03_losses.ipynb #cadf1ed7
 def total_loss(kd,     # distance to the teacher L_kd, 0-dimensional tensor
@@ -50,7 +51,7 @@ def logit_kd(student_logits, # z_s, (batch, classes)
 # %% ../nbs/method/03_losses.ipynb #426e2d12
 def projection(student_channels,  # C_s, channels of the student's map
                teacher_channels): # C_t, channels of the teacher's map
-    "1×1 convolution without bias from C_s to C_t channels, Xavier-uniform weights (C_t, C_s, 1, 1)."
+    "1×1 convolution without bias from C_s to C_t channels, Xavier-uniform (C_t, C_s, 1, 1)."
     conv = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
     nn.init.xavier_uniform_(conv.weight)
     return conv
@@ -64,7 +65,7 @@ def match_size(student,  # map, (batch, channels, height, width)
 
 # %% ../nbs/method/03_losses.ipynb #ecdbee3c
 def feature_distance(student,          # the student's projected map, (batch, C_t, height, width)
-                     teacher,          # the teacher's map, (batch, C_t, height, width); receives no gradient
+                     teacher,          # the teacher's map, (batch, C_t, height, width); no gradient
                      normalize=False): # divide both by the standard deviation of the teacher's map?
     "One layer's (MSE, 1 − cosine of the globally pooled maps), two 0-dimensional tensors."
     t = teacher.detach()
@@ -86,16 +87,19 @@ def _same_layers(a, b, of_a='the student', of_b='the teacher'):
                         'but maps are compared layer by layer: give both the same, at least one.')
 
 def _maps_fit(layer, conv, student, teacher):
-    "Refuse maps that are not (batch, C_s, height, width) and (batch, C_t, height, width) of the same images."
+    "Refuse maps that are not (batch, C_s, …) and (batch, C_t, …) of the same images."
     C_s, C_t = conv.in_channels, conv.out_channels
     four_dimensions = student.ndim == teacher.ndim == 4
-    if four_dimensions and student.shape[1] == C_s and teacher.shape[:2] == (len(student), C_t): return
-    raise UserError(f"{layer}: the student's map has shape {tuple(student.shape)} and the teacher's {tuple(teacher.shape)}, "
-                    f'but they must be (batch, {C_s}, height, width) and (batch, {C_t}, height, width) of the same images.')
+    theirs = len(student), C_t
+    if four_dimensions and student.shape[1] == C_s and teacher.shape[:2] == theirs: return
+    raise UserError(f"{layer}: the student's map has shape {tuple(student.shape)} "
+                    f"and the teacher's {tuple(teacher.shape)}, "
+                    f'but they must be (batch, {C_s}, height, width) '
+                    f'and (batch, {C_t}, height, width) of the same images.')
 
 # %% ../nbs/method/03_losses.ipynb #43d060c7
 class FeatureKD(nn.Module):
-    "Distance of a student's maps to its teacher's; `projections` are trained (`nn.ModuleDict`, a convolution per layer)."
+    "Distance of a student's maps to its teacher's; `projections`, one a layer, are trained."
     def __init__(self,
                  student_channels, # {layer: channels} of the student
                  teacher_channels, # {layer: channels} of the teacher, the same layers
@@ -113,12 +117,13 @@ class FeatureKD(nn.Module):
         "dict of 0-dimensional tensors: `loss` = `mse` + beta·`cosine`, both means over the layers."
         _same_layers(student_features, teacher_features)
         _same_layers(self.projections, student_features, 'this FeatureKD', 'the student')
-        terms = [self.layer(name, student_features[name], teacher_features[name]) for name in self.projections]
+        terms = [self.layer(name, student_features[name], teacher_features[name])
+                 for name in self.projections]
         mse, cosine = (torch.stack(term).mean() for term in zip(*terms))
         return dict(loss=mse + self.beta * cosine, mse=mse, cosine=cosine)
 
     def layer(self, name, student, teacher):
-        "(MSE, 1 − cosine) of the layer `name`: its projection applied to the student's map, then `feature_distance`."
+        "(MSE, 1 − cosine) of one layer: `feature_distance` of the student's projected map."
         _maps_fit(name, self.projections[name], student, teacher)
         return feature_distance(self.projections[name](student), teacher, self.normalize)
 
@@ -166,7 +171,7 @@ class Objective(nn.Module):
         return nn.ModuleDict()
 
     def forward(self, *batch, **named) -> dict: # the fields of `Batch`
-        "0-dimensional tensors: `total` to minimise, `ce`, `kd` before weighting, and parts worth recording."
+        "0-dimensional tensors: `total` to minimise, `ce`, `kd` before weighting, further parts."
         return self.loss(Batch(*batch, **named))
 
     def loss(self, batch: Batch) -> dict:
@@ -176,7 +181,7 @@ class Objective(nn.Module):
 
 # %% ../nbs/method/03_losses.ipynb #a043411e
 class Distillation(Objective):
-    "alpha·L_kd + (1−alpha)·L_ce; a subclass's `distance` returns a dict with L_kd as `kd` and parts worth recording."
+    "alpha·L_kd + (1−alpha)·L_ce; a subclass's `distance` gives L_kd as `kd`, and further parts."
     Options = Weighted
     needs_teacher = True
 
@@ -219,7 +224,8 @@ class LogitDistillation(Distillation):
         temperature: Positive = option(4.0, 'T', 't', 'softmax temperature')
 
     def distance(self, batch):
-        return dict(kd=logit_kd(batch.student_logits, batch.teacher_logits, self.options.temperature))
+        kd = logit_kd(batch.student_logits, batch.teacher_logits, self.options.temperature)
+        return dict(kd=kd)
 
 # %% ../nbs/method/03_losses.ipynb #b1b1fcc4
 @method('feature', 'Feature-KD', '#d55e00')
@@ -230,11 +236,13 @@ class FeatureDistillation(Distillation):
 
     class Options(Weighted):
         beta: NonNegative = option(0.5, 'β', 'b', 'weight of the cosine term')
-        normalize: bool = option(False, 'normalised', 'norm', "divide by the standard deviation of the teacher's map")
+        normalize: bool = option(False, 'normalised', 'norm',
+                                 "divide by the standard deviation of the teacher's map")
 
     def __init__(self, options, student_channels, teacher_channels):
         super().__init__(options)
-        self.feature_kd = FeatureKD(student_channels, teacher_channels, options.beta, options.normalize)
+        self.feature_kd = FeatureKD(student_channels, teacher_channels,
+                                    options.beta, options.normalize)
 
     @property
     def projections(self): return self.feature_kd.projections
@@ -252,21 +260,25 @@ def method_options(name: str,     # a key of METHODS
     for key, value in values.items():
         if key in schema.model_fields: continue
         allowed = ', '.join(schema.model_fields) or 'none'
-        raise UserError(f'{key} = {value!r} does not apply to method {name!r}; leave it out (its options: {allowed}).')
-    ready = {key: checked_value(key, value, _option_type(schema, key)) for key, value in values.items()}
+        raise UserError(f'{key} = {value!r} does not apply to method {name!r}; '
+                        f'leave it out (its options: {allowed}).')
+    ready = {key: checked_value(key, value, _option_type(schema, key))
+             for key, value in values.items()}
     return schema(**ready)
 
 def _option_type(schema, key):
     field = schema.model_fields[key]
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
+# %% ../nbs/method/03_losses.ipynb #5aeece60
 def option_fields() -> dict:
     "{option: its pydantic field} of all methods together, in the order of METHODS."
     return {name: field for m in METHODS.values() for name, field in m.options.model_fields.items()}
 
 def loss_parts() -> list[str]:
     "The parts of a loss that are recorded, of all methods together."
-    return ['total', 'ce', 'kd', *dict.fromkeys(part for m in METHODS.values() for part in m.objective.parts)]
+    parts = [part for m in METHODS.values() for part in m.objective.parts]
+    return ['total', 'ce', 'kd', *dict.fromkeys(parts)]
 
 def option_symbol(name: str) -> str:
     "The symbol of an option, e.g. 'α'."

@@ -7,10 +7,12 @@ __all__ = ['RESNETS', 'STEMS', 'ARCHS', 'BasicBlock', 'Bottleneck', 'ResNet', 'A
            'measured', 'forward_flops', 'parameter_count', 'FrozenTeacher', 'frozen']
 
 # %% ../nbs/method/02_models.ipynb #55b16a4e
+from collections.abc import Callable
 from functools import cache
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,7 +98,8 @@ def _layer(block, inputs, planes, depth, stride):
 
 def _init_weights(module):
     "torchvision's initial values; batch norms are at weight 1 and bias 0 already."
-    if isinstance(module, nn.Conv2d): nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+    if not isinstance(module, nn.Conv2d): return
+    nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
 
 # %% ../nbs/method/02_models.ipynb #30b94ad4
 class ResNet(nn.Module):
@@ -108,10 +111,11 @@ class ResNet(nn.Module):
         self.channels, inputs = {}, width # {'layer1': channels of its map, ...}
         for i, depth in enumerate(depths):
             planes = width * 2 ** i
-            setattr(self, f'layer{i + 1}', _layer(block, inputs, planes, depth, stride=2 if i else 1))
+            blocks = _layer(block, inputs, planes, depth, stride=2 if i else 1)
+            setattr(self, f'layer{i + 1}', blocks)
             self.channels[f'layer{i + 1}'] = inputs = planes * block.expansion
         self.fc = nn.Linear(inputs, num_classes)
-        redrawn = self.children() if stem == 'imagenet' else [m for m in self.children() if m is not self.conv1]
+        redrawn = [m for m in self.children() if stem == 'imagenet' or m is not self.conv1]
         for module in redrawn: module.apply(_init_weights)
 
     def features(self, x):
@@ -122,15 +126,18 @@ class ResNet(nn.Module):
 
     def forward(self, x): return self.features(x)[0]
 
-    def norm_pairs(self):
-        "(module, name of a convolution, name of the batch norm that directly follows it), for folding."
-        for module in self.modules():
-            children = dict(module.named_children())
-            pairs = [(name, f'bn{name[4:]}') for name in children if name.startswith('conv')]
-            if isinstance(module, nn.Sequential): pairs.append(('0', '1')) # a shortcut
-            for conv, norm in pairs:
-                if isinstance(children.get(conv), nn.Conv2d) and isinstance(children.get(norm), nn.BatchNorm2d):
-                    yield module, conv, norm
+# %% ../nbs/method/02_models.ipynb #f42fd15b
+@patch
+def norm_pairs(self: ResNet):
+    "(module, name of a convolution, name of the batch norm right after it), for folding."
+    for module in self.modules():
+        children = dict(module.named_children())
+        pairs = [(name, f'bn{name[4:]}') for name in children if name.startswith('conv')]
+        if isinstance(module, nn.Sequential): pairs.append(('0', '1')) # a shortcut
+        for conv, norm in pairs:
+            convolves = isinstance(children.get(conv), nn.Conv2d)
+            if convolves and isinstance(children.get(norm), nn.BatchNorm2d):
+                yield module, conv, norm
 
 # %% ../nbs/method/02_models.ipynb #5a3e7721
 class Arch(NamedTuple):
@@ -138,7 +145,7 @@ class Arch(NamedTuple):
     name: str       # in specs, profiles and records
     label: str      # in tables and figures, e.g. 'R18'
     short: str      # in the name of a run, e.g. 'r18'
-    build: Callable # (num_classes, stem, width, in_channels) -> module with `features` and `channels`
+    build: Callable # (num_classes, stem, width, in_channels) -> module, see `build`
 
 ARCHS = {}
 
@@ -164,7 +171,8 @@ def resnet(arch: str,           # a key of `RESNETS`
     return ResNet(block, depths, num_classes, one_of('stem', stem, STEMS), width, in_channels)
 
 def _resnet_constructor(arch):
-    def build(num_classes, stem, width, in_channels): return resnet(arch, num_classes, stem, width, in_channels)
+    def build(num_classes, stem, width, in_channels):
+        return resnet(arch, num_classes, stem, width, in_channels)
     return build
 
 for _arch in RESNETS:
@@ -179,17 +187,22 @@ def build(arch: str,           # a key of `ARCHS`
           in_channels: int=3,  # of the images
          ) -> nn.Module:
     "A freshly initialised network; what its constructor gives must have `features` and `channels`."
-    made = ARCHS[one_of('arch', arch, ARCHS)].build(num_classes, one_of('stem', stem, STEMS), width, in_channels)
+    constructor = ARCHS[one_of('arch', arch, ARCHS)].build
+    made = constructor(num_classes, one_of('stem', stem, STEMS), width, in_channels)
     lacks = [name for name in ('features', 'channels') if not hasattr(made, name)]
-    if lacks: raise UserError(f'the network {arch!r} has no {" and no ".join(lacks)}: its constructor must give a module with '
-                              'features(x) -> (logits, {layer: map}) and channels {layer: channels of its map}.')
+    if lacks:
+        raise UserError(f'the network {arch!r} has no {" and no ".join(lacks)}: '
+                        'its constructor must give a module with '
+                        'features(x) -> (logits, {layer: map}) '
+                        'and channels {layer: channels of its map}.')
     return made
 
 # %% ../nbs/method/02_models.ipynb #20bfbe97
 class Cost(NamedTuple):
     "What a network costs."
     parameters: int # that are trained
-    flops: int      # floating-point operations of one image's forward pass; a training step is about three of them
+    flops: int      # floating-point operations of one image's forward pass;
+                    # a training step is about three of them an image
 
 @cache
 def measured(arch: str,         # a key of `ARCHS`

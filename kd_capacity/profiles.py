@@ -47,12 +47,13 @@ class Pair(Checked):
 def _without_repeats(values, info):
     "A list whose entries differ."
     for i, value in enumerate(values):
-        if value in values[:i]: raise UserError(f'{info.field_name} names {value!r} twice; name it once.')
+        if value not in values[:i]: continue
+        raise UserError(f'{info.field_name} names {value!r} twice; name it once.')
     return values
 
 class Seeds(Checked):
     "Base of what is repeated over seeds."
-    seeds: Annotated[list[Count], Field(min_length=1)]
+    seeds: list[Count] = Field(min_length=1)
     _distinct = field_validator('seeds')(_without_repeats)
 
 class StemAblation(Seeds):
@@ -64,6 +65,7 @@ class StemAblation(Seeds):
     @classmethod
     def _known(cls, value): return one_of('arch', value, ARCHS)
 
+# %% ../nbs/method/10_profiles.ipynb #955d82bb
 class ClippingAblation(Seeds):
     "One pair's Feature-KD with the projections left out of the clip."
     teacher: str
@@ -75,10 +77,13 @@ class ClippingAblation(Seeds):
     @classmethod
     def _known(cls, value, info): return one_of(info.field_name, value, ARCHS)
 
+# %% ../nbs/method/10_profiles.ipynb #fe1b742a
+_Values = Annotated[list[Any], Field(min_length=1)]
+
 class Selection(Checked):
     "The grid that the configuration of each pair and method is chosen from."
     seed: Count
-    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] # {option: its values}
+    grid: Annotated[dict[str, _Values], Field(min_length=1)] # {option: its values}
 
     @field_validator('grid')
     @classmethod
@@ -87,25 +92,29 @@ class Selection(Checked):
         return grid
 
 # %% ../nbs/method/10_profiles.ipynb #822c6e4f
-_tell_apart = 'profile stage role teacher student method seed teacher_run teacher_width clipping'.split()
+_tell_apart = '''profile stage role teacher student method seed teacher_run teacher_width
+                 clipping'''.split()
 RUN_KEYS = [name for name in SPEC_FIELDS if name not in _tell_apart]
 
-class Profile(Checked):
+class _Choices(Checked):
     "The choices of a study."
     name: str                             # the file's name
     title: str = ''                       # the study in words, for the report
     description: str                      # one line
-    pairs: Annotated[list[Pair], Field(min_length=1)]
-    methods: Annotated[list[str], Field(min_length=1)] = ['logit', 'feature']
-    seeds: Annotated[list[Count], Field(min_length=1)] = [0, 1, 2]        # of baselines and students
-    teacher_seeds: Annotated[list[Count], Field(min_length=1)] = [0]      # students learn from the first
+    pairs: list[Pair] = Field(min_length=1)
+    methods: list[str] = Field(['logit', 'feature'], min_length=1)
+    seeds: list[Count] = Field([0, 1, 2], min_length=1)   # of baselines and students
+    teacher_seeds: list[Count] = Field([0], min_length=1) # students learn from the first
     teacher_epochs: Size = 200
-    options: dict[str, Any] = {}          # of the methods, where they differ from the methods' defaults
-    run: dict[str, Any] = {}              # fields of every RunSpec: data, width, epochs, protocol, …
-    stem_ablation: list[StemAblation] = []
-    clipping_ablation: list[ClippingAblation] = []
+    options: dict[str, Any] = Field({})   # of the methods, where not their defaults
+    run: dict[str, Any] = Field({})       # fields of every RunSpec: data, width, epochs, …
+    stem_ablation: list[StemAblation] = Field([])
+    clipping_ablation: list[ClippingAblation] = Field([])
     selection: Selection | None = None    # finals use the configuration chosen there
 
+# %% ../nbs/method/10_profiles.ipynb #5912c577
+class Profile(_Choices):
+    "The choices of a study, each known and all together such that runs follow from them."
     _distinct = field_validator('pairs', 'methods', 'seeds', 'teacher_seeds')(_without_repeats)
 
     @field_validator('methods')
@@ -123,7 +132,8 @@ class Profile(Checked):
     @model_validator(mode='after')
     def _makes_runs(self):
         _check_options(self)
-        RunSpec(profile=self.name, stage='final', role='baseline', student=self.pairs[0].student, **self.run)
+        RunSpec(profile=self.name, stage='final', role='baseline',
+                student=self.pairs[0].student, **self.run)
         return self
 
 # %% ../nbs/method/10_profiles.ipynb #99ff05ed
@@ -131,7 +141,9 @@ def _check_options(p):
     "Options of a profile: of a method, or of any that has them."
     for key, value in p.options.items():
         if key in METHODS:
-            if not isinstance(value, dict): raise UserError(f'options.{key} = {value!r} is not valid; allowed: a table of options.')
+            if not isinstance(value, dict):
+                raise UserError(f'options.{key} = {value!r} is not valid; '
+                                'allowed: a table of options.')
             method_options(key, value)
             continue
         one_of('key in [options]', key, [*option_fields(), *METHODS])
@@ -144,7 +156,7 @@ def _check_options(p):
 def options_of(p: Profile, # a profile
                method: str,# a key of METHODS
               ) -> dict:
-    "A method's options under a profile: its own table before the shared ones, the method's defaults last."
+    "A method's options under a profile: its own table, then the shared ones, then the defaults."
     schema = METHODS[method].options.model_fields
     shared = {k: v for k, v in p.options.items() if k in schema}
     return method_options(method, {**shared, **p.options.get(method, {})}).model_dump()
@@ -154,7 +166,8 @@ def profile_dir() -> Path:
     "Folder of the profiles: `KD_PROFILES`, workflow/profiles/ in a clone, or the package's own."
     package = Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent
     clone = package.parent/'workflow'/'profiles'
-    return Path(os.environ.get('KD_PROFILES') or (clone if clone.is_dir() else package/'profile_files'))
+    own = clone if clone.is_dir() else package/'profile_files'
+    return Path(os.environ.get('KD_PROFILES') or own)
 
 def profiles() -> list[str]:
     "Names of all profiles."
@@ -179,26 +192,34 @@ def _chain(name):
     stamps, names, allowed = [], [], profiles()
     while name is not None:
         if name in names:
-            raise UserError(f'profile {names[0]} extends itself, by way of {" → ".join([*names, name])}; take one extends out.')
+            way = ' → '.join([*names, name])
+            raise UserError(f'profile {names[0]} extends itself, by way of {way}; '
+                            'take one extends out.')
         stamp = _stamp(name, allowed)
         stamps.insert(0, stamp)
         names.append(name)
         name = _parsed(stamp).get('extends')
         if name is not None and not isinstance(name, str):
-            raise UserError(f'{stamp[0]}: extends = {name!r} is not valid; allowed: the name of a profile.')
+            raise UserError(f'{stamp[0]}: extends = {name!r} is not valid; '
+                            'allowed: the name of a profile.')
     return tuple(stamps)
 
 def _merged(base, own):
     "Two profiles' values: tables merged, everything else replaced."
-    both = {k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in own.items()}
-    return {**base, **both}
+    def both(key, value):
+        tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        return _merged(base[key], value) if tables else value
+    return {**base, **{key: both(key, value) for key, value in own.items()}}
 
+# %% ../nbs/method/10_profiles.ipynb #1a5fa96a
 @lru_cache(256)
 def _profile(stamps):
     values = {}
     for stamp in stamps: values = _merged(values, _parsed(stamp))
     values.pop('extends', None)
-    if 'name' in values: raise UserError(f"{stamps[-1][0]}: key 'name' is not allowed; a profile is called by its file's name.")
+    if 'name' in values:
+        raise UserError(f"{stamps[-1][0]}: key 'name' is not allowed; "
+                        "a profile is called by its file's name.")
     return checked(Profile, {**values, 'name': stamps[-1][0].stem}, where=str(stamps[-1][0]))
 
 def profile(name: str # any file in workflow/profiles/, without its ending
@@ -207,11 +228,12 @@ def profile(name: str # any file in workflow/profiles/, without its ending
     return _profile(_chain(name))
 
 # %% ../nbs/method/10_profiles.ipynb #88c4c231
-SHARED = 'data normalization protocol validation_size split_seed padding flip'.split() # with a student's teacher
+# what a student shares with its teacher
+SHARED = 'data normalization protocol validation_size split_seed padding flip'.split()
 
 def run_spec(profile_name: str, # name of a profile
              role: str,         # 'teacher', 'baseline' or 'student'
-             **given            # flat fields of a RunSpec that differ from the profile's; None: the profile's
+             **given            # flat fields of a RunSpec; None: the profile's
             ) -> RunSpec:
     "The RunSpec of one run under a profile."
     p = profile(profile_name)
@@ -238,7 +260,8 @@ def default_teacher(p: Profile,   # a profile
     "The teacher that a student learns from where it names none."
     width = given.get('teacher_width') or given.get('width')
     shared = {k: given[k] for k in SHARED if k in given}
-    return run_spec(p.name, 'teacher', teacher=given['teacher'], seed=p.teacher_seeds[0], width=width, **shared)
+    return run_spec(p.name, 'teacher', teacher=given['teacher'], seed=p.teacher_seeds[0],
+                    width=width, **shared)
 
 # %% ../nbs/method/10_profiles.ipynb #4610b341
 class DistilledCell(NamedTuple):
@@ -262,7 +285,7 @@ def distilled_cells(p: Profile) -> list[DistilledCell]:
 def grid(p: Profile,   # with a selection
          method: str,  # a key of METHODS
         ) -> list[dict]:
-    "The configurations that a method is selected from: each combination of the grid's options that the method has."
+    "The configurations that a method is selected from: all combinations of its options' values."
     combinations = [{}]
     for option, values in p.selection.grid.items():
         if option in METHODS[method].options.model_fields:
@@ -274,14 +297,20 @@ class _Network(NamedTuple):
     arch: str
     width: int | None # None: the profile's
 
-def _teachers(p): return list(dict.fromkeys(_Network(pair.teacher, pair.teacher_width) for pair in p.pairs))
+def _teachers(p):
+    return list(dict.fromkeys(_Network(pair.teacher, pair.teacher_width) for pair in p.pairs))
+
 def _students(p): return list(dict.fromkeys(_Network(pair.student, pair.width) for pair in p.pairs))
 
 def _stem_runs(p):
-    "Both stems at the students' settings; a CIFAR stem that is a baseline of the study already is not trained twice."
+    "Both stems at the students' settings; a baseline of the study is not trained twice."
     baselines = {network.arch for network in _students(p) if network.width is None}
-    def is_baseline(row, seed): return row.arch in baselines and seed in p.seeds and row.epochs is None
-    return [run_spec(p.name, 'baseline', stage='stem', student=row.arch, stem=stem, seed=seed, epochs=row.epochs)
+    def is_baseline(row, seed):
+        return row.arch in baselines and seed in p.seeds and row.epochs is None
+    def stem_run(row, stem, seed):
+        return run_spec(p.name, 'baseline', stage='stem', student=row.arch, stem=stem, seed=seed,
+                        epochs=row.epochs)
+    return [stem_run(row, stem, seed)
             for row in p.stem_ablation for stem in STEMS for seed in row.seeds
             if stem != 'cifar' or not is_baseline(row, seed)]
 
@@ -295,15 +324,18 @@ def study_runs(profile_or_name, # a Profile or its name
     "All runs of a study in their order, as far as they are determined."
     p = profile(profile_or_name) if isinstance(profile_or_name, str) else profile_or_name
     cells = distilled_cells(p)
-    runs = [run_spec(p.name, 'teacher', teacher=t.arch, width=t.width, seed=seed) for t in _teachers(p) for seed in p.teacher_seeds]
-    runs += [run_spec(p.name, 'baseline', student=s.arch, width=s.width, seed=seed) for s in _students(p) for seed in p.seeds]
+    runs = [run_spec(p.name, 'teacher', teacher=t.arch, width=t.width, seed=seed)
+            for t in _teachers(p) for seed in p.teacher_seeds]
+    runs += [run_spec(p.name, 'baseline', student=s.arch, width=s.width, seed=seed)
+             for s in _students(p) for seed in p.seeds]
     runs += _stem_runs(p)
     if p.selection:
         runs += [_student_run(p, cell, stage='select', seed=p.selection.seed, **options)
                  for cell in cells for options in grid(p, cell.method)]
         if selection is None: return tuple(runs)
     chosen = {DistilledCell(*cell): options for cell, options in (selection or {}).items()}
-    runs += [_student_run(p, cell, seed=seed, **chosen.get(cell, {})) for seed in p.seeds for cell in cells]
+    runs += [_student_run(p, cell, seed=seed, **chosen.get(cell, {}))
+             for seed in p.seeds for cell in cells]
     return (*runs, *_clipping_runs(p, chosen))
 
 def _clipping_runs(p, chosen):
@@ -311,7 +343,8 @@ def _clipping_runs(p, chosen):
     runs = []
     for row in p.clipping_ablation:
         cell = DistilledCell(row.teacher, row.student, 'feature', row.width, row.teacher_width)
-        runs += [_student_run(p, cell, stage='clipping', clipping='student_only', seed=seed, **chosen.get(cell, {}))
+        runs += [_student_run(p, cell, stage='clipping', clipping='student_only', seed=seed,
+                              **chosen.get(cell, {}))
                  for seed in row.seeds]
     return runs
 
@@ -319,10 +352,12 @@ def _clipping_runs(p, chosen):
 PAPER = {'v1': 'paper-v1', 'v2': 'paper-v2'} # protocol -> the profile that has the paper's settings
 
 def _choices(p):
-    "All choices of a profile, by name: its own fields, those of its runs, and the options of its methods."
-    own = {k: v for k, v in p.model_dump().items() if k not in ('name', 'title', 'description', 'run', 'options')}
+    "All choices of a profile, by name: its own, those of its runs, its methods' options."
+    elsewhere = 'name', 'title', 'description', 'run', 'options'
+    own = {k: v for k, v in p.model_dump().items() if k not in elsewhere}
     defaults = {name: RunSpec.model_fields[name].default for name in RUN_KEYS if name != 'stem'}
-    options = {option: value for method in p.methods for option, value in options_of(p, method).items()}
+    options = {option: value for method in p.methods
+               for option, value in options_of(p, method).items()}
     return {**own, **options, **defaults, **p.run}
 
 class Deviation(NamedTuple):

@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np, torch
+from fastcore.basics import patch
 from filelock import FileLock
 
 from . import data
@@ -46,7 +47,7 @@ def cache_key(weights_sha256, # of the teacher
 
 # %% ../nbs/method/07_teacher_cache.ipynb #945d952d
 class TeacherCache:
-    "Logits of a frozen teacher for every view of every training image, filled as they are asked for."
+    "A frozen teacher's logits for every view of every training image, filled as they are asked."
     def __init__(self, folder,  # of this cache
                  images,        # number of images
                  classes,       # number of classes
@@ -65,31 +66,39 @@ class TeacherCache:
     def read(self, index, views):
         "float16 (k, classes); what is missing is a `UserError`, never a zero."
         if self.missing(index, views).any():
-            raise UserError(f'{self.folder} lacks some of these views; let `fill` ask the teacher for them first.')
+            raise UserError(f'{self.folder} lacks some of these views; '
+                            'let `fill` ask the teacher for them first.')
         return self.logits[index, views]
 
-    def write(self, index, views, logits):
-        "Keep logits, finite and within float16."
-        logits = np.asarray(logits, np.float16)
-        if not np.isfinite(logits).all():
-            raise UserError("the teacher's logits are not finite in float16: it has diverged; train it again.")
-        self.logits[index, views] = logits
-        self.logits.flush()
-        self.known[index, views] = 1
+# %% ../nbs/method/07_teacher_cache.ipynb #5d6804cc
+@patch
+def write(self: TeacherCache, index, views, logits):
+    "Keep logits, finite and within float16."
+    logits = np.asarray(logits, np.float16)
+    if not np.isfinite(logits).all():
+        raise UserError("the teacher's logits are not finite in float16: "
+                        'it has diverged; train it again.')
+    self.logits[index, views] = logits
+    self.logits.flush()
+    self.known[index, views] = 1
 
 # %% ../nbs/method/07_teacher_cache.ipynb #2022a920
 def _mapped(path, shape, dtype):
     "A memory-mapped array; made of zeros (a sparse file) where there is none."
     if not path.exists():
-        with atomic(path) as temporary: np.lib.format.open_memmap(temporary, 'w+', dtype, shape).flush()
+        with atomic(path) as temporary:
+            np.lib.format.open_memmap(temporary, 'w+', dtype, shape).flush()
     try:
-        np.load(path, mmap_mode='r', allow_pickle=False)  # refuses a short file, which 'r+' would fill up with zeros
+        # first read-only: 'r+' would fill up a short file with zeros
+        np.load(path, mmap_mode='r', allow_pickle=False)
         array = np.load(path, mmap_mode='r+', allow_pickle=False)
     except (ValueError, EOFError) as e: raise _damaged(path, e) from e
     if array.shape == shape and array.dtype == dtype: return array
     raise _damaged(path, f'its shape is {array.shape}, not {shape}')
 
-def _damaged(path, why): return UserError(f'{path} is damaged ({why}); delete the folder {path.parent}, it is made again.')
+def _damaged(path, why):
+    return UserError(f'{path} is damaged ({why}); '
+                     f'delete the folder {path.parent}, it is made again.')
 
 # %% ../nbs/method/07_teacher_cache.ipynb #1ab281c1
 @torch.no_grad()
@@ -106,7 +115,8 @@ def fill(cache,    # TeacherCache
     index, views = index[torch.from_numpy(lacking)], views[torch.from_numpy(lacking)]
     for i, v in zip(index.split(batch), views.split(batch)) if len(index) else ():
         offsets, flips = (t.to(images.device) for t in view_of(v, cache.padding))
-        x = data.normalize(data.crop_flip(images[i.to(images.device)], offsets, flips, cache.padding), *stats)
+        shown = data.crop_flip(images[i.to(images.device)], offsets, flips, cache.padding)
+        x = data.normalize(shown, *stats)
         cache.write(i.numpy(), v.numpy(), teacher(x).float().cpu().numpy())
     return len(index)
 
@@ -115,8 +125,9 @@ def epoch_logits(cache, teacher, images, stats, # as for `fill`
                  seed, epoch, # of the run, as for `data.batches`
                  flip,        # whether half of the images are mirrored
                 ):
-    "The teacher's logits of every image as this epoch shows it: float32 (n, classes) on the images' device."
+    "The teacher's logits of every image as this epoch shows it: float32 (n, classes)."
     index = torch.arange(len(images))
-    views = view_number(*data.augmentation(len(images), seed, epoch, cache.padding, flip), cache.padding)
+    drawn = data.augmentation(len(images), seed, epoch, cache.padding, flip)
+    views = view_number(*drawn, cache.padding)
     fill(cache, teacher, images, stats, index, views)
     return torch.from_numpy(cache.read(index.numpy(), views.numpy())).float().to(images.device)

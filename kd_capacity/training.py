@@ -10,27 +10,27 @@ __all__ = ['NORM_GROUPS', 'train_step', 'make_optimizer', 'RunFailed', 'train_ep
 import json, os, platform, time
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock, numpy as np, torch
+from fastcore.basics import patch
 
 from . import checkpoint, data, fidelity, losses, models
 from .basics import UserError, atomic, data_dir, one_of, results_dir
 from .calls import papermill_command
 from .clipping import clip_gradients
-from .config import RunSpec
-from .engine import (SGD, Engine, choose_threads, cosine, engine_for, features_of,
+from .engine import (AS_PUBLISHED, SGD, choose_threads, cosine, engine_for, features_of,
                                 fold_batch_norms, keep_memory, laid_out, precision, share_gpu,
                                 torch_switches)
 from .profiles import profile, run_spec
-from .run_files import (environment, history, logits, read_record, run_folder,
+from .run_files import (environment, logits, read_record, run_folder,
                                    write_history, write_logits, write_record)
 from .teacher_cache import TeacherCache, cache_key, epoch_logits
 
 # %% ../nbs/method/14_training.ipynb #5a3e7760
 def _outputs(model, teacher, objective, x, t_logits, engine):
-    "What the objective needs of both networks: logits and maps of the student, then of the teacher."
+    "What the objective needs: logits and maps of the student, then of the teacher."
     logits, maps = features_of(engine, model)(x)
     t_maps = None
     if objective.needs_features: t_logits, t_maps = teacher.features(x)
@@ -47,8 +47,8 @@ def train_step(model,     # student, in train mode
                lr,        # learning rate
                x,         # images (batch, channels, height, width), float32
                y,         # labels (batch,)
-               t_logits=None,    # the teacher's logits where they are known already, (batch, classes)
-               engine=Engine()): # how the arithmetic is done
+               t_logits=None,    # the teacher's logits where they are known, (batch, classes)
+               engine=AS_PUBLISHED): # how the arithmetic is done
     "One update; detached 0-dim tensors: parts of the loss, norms before the clip, correct answers."
     with precision(engine, x.device):
         logits, maps, t_logits, t_maps = _outputs(model, teacher, objective, x, t_logits, engine)
@@ -74,11 +74,12 @@ def make_optimizer(model,        # network that is trained
 # %% ../nbs/method/14_training.ipynb #b3e92d6f
 class RunFailed(UserError): "A run that ended without a result; its record says why."
 
-NORM_GROUPS = 'student', 'projections', 'total' # the columns norm_<group>_mean and _max of a history
+NORM_GROUPS = 'student', 'projections', 'total' # columns norm_<group>_mean and _max of a history
 
 def _history_row(steps, sizes):
     "Step results to history values, with one transfer from the device."
-    values = {name: torch.stack([s[name] for s in steps]).double().cpu().numpy() for name in steps[0]}
+    values = {name: torch.stack([s[name] for s in steps]).double().cpu().numpy()
+              for name in steps[0]}
     weight = np.asarray(sizes)/sum(sizes)
     row = {name: float(weight @ v) for name, v in values.items() if name.startswith('loss_')}
     for group in NORM_GROUPS:
@@ -91,15 +92,16 @@ def _history_row(steps, sizes):
 # %% ../nbs/method/14_training.ipynb #339212cf
 def train_epoch(model, teacher, objective, optimizer, spec, lr, # as for train_step
                 batches,         # iterable of (x, y, index)
-                t_logits=None,   # the teacher's logits of this epoch's views, (images, classes), or None
-                engine=Engine()):
-    "One pass over `batches` in train mode: the history row, and the first step whose loss was not finite."
+                t_logits=None,   # the teacher's logits of this epoch's views, or None
+                engine=AS_PUBLISHED):
+    "One pass over `batches`: the history row, and the first step whose loss was not finite."
     model.train()
     steps, sizes = [], []
     for x, y, index in batches:
         answers = None if t_logits is None else t_logits[index]
         x = laid_out(engine, x)
-        steps.append(train_step(model, teacher, objective, optimizer, spec, lr, x, y, answers, engine))
+        steps.append(train_step(model, teacher, objective, optimizer, spec, lr, x, y, answers,
+                                engine))
         sizes.append(len(y))
     return _history_row(steps, sizes)
 
@@ -110,7 +112,7 @@ def evaluate(model,      # any network
              labels,     # (n,)
              stats,      # (mean, std) of the training images
              batch=500,  # images at a time
-             engine=Engine()):
+             engine=AS_PUBLISHED):
     "float32 logits (n, classes) of unaugmented images, in eval mode, as a NumPy array."
     model.eval()
     batches = data.plain_batches(images, labels, batch, *stats)
@@ -122,15 +124,17 @@ def evaluate(model,      # any network
 def _how_to_train(spec):
     "The command that trains a student's teacher, where that is the profile's own."
     for seed in profile(spec.profile).teacher_seeds:
-        t = run_spec(spec.profile, 'teacher', teacher=spec.teacher, width=spec.width_of_teacher, seed=seed,
+        t = run_spec(spec.profile, 'teacher', teacher=spec.teacher, seed=seed,
+                     width=spec.width_of_teacher,
                      data=spec.data, normalization=spec.normalization, protocol=spec.protocol,
                      validation_size=spec.validation_size, split_seed=spec.split_seed,
                      padding=spec.padding, flip=spec.flip)
-        if t.run_id == spec.teacher_run: return f'Train it with: {papermill_command(t, "teacher.ipynb")}'
+        if t.run_id == spec.teacher_run:
+            return f'Train it with: {papermill_command(t, "teacher.ipynb")}'
     return 'teacher_run names a run of your own: train that one first.'
 
 def _fitting_teachers(spec, dataset, results):
-    "run_ids of finished teachers that a student could learn from: its teacher's network, its images."
+    "run_ids of finished teachers that a student could learn from: its network, its images."
     for path in sorted((Path(results)/spec.profile/'teacher').glob('**/record.json')):
         record = read_record(path)
         theirs = record['spec']
@@ -152,18 +156,23 @@ def _teacher_record(spec, dataset, results):
     name, how = f'The teacher {spec.teacher_run}', _how_to_train(spec)
     record = read_record(spec.teacher_run, results)
     if record is None:
-        raise UserError(f'{name} has no record in {results}, and a student never learns from a random network. '
+        raise UserError(f'{name} has no record in {results}, '
+                        'and a student never learns from a random network. '
                         f'{_teacher_advice(spec, dataset, results)}')
     if record['status'] != 'complete':
-        raise UserError(f'{name} failed ({record["failure"]}), so nobody can learn from it. {how} -p force True')
+        raise UserError(f'{name} failed ({record["failure"]}), so nobody can learn from it. '
+                        f'{how} -p force True')
     theirs = record['spec']
     if (theirs['teacher'], theirs['width']) != (spec.teacher, spec.width_of_teacher):
-        raise UserError(f'{name} is a {theirs["teacher"]} of width {theirs["width"]}, the student asks for '
+        raise UserError(f'{name} is a {theirs["teacher"]} of width {theirs["width"]}, '
+                        'the student asks for '
                         f'teacher = {spec.teacher!r} of width {spec.width_of_teacher}. {how}')
     images = record['data']
     if images['sha256'] != dataset.sha256:
-        raise UserError(f'{name} was trained on other images ({images["name"]} {images["sha256"][:8]}) than the '
-                        f'student is given ({dataset.name} {dataset.sha256[:8]}). {how} with these images.')
+        raise UserError(f'{name} was trained on other images '
+                        f'({images["name"]} {images["sha256"][:8]}) than the '
+                        f'student is given ({dataset.name} {dataset.sha256[:8]}). '
+                        f'{how} with these images.')
     return record
 
 # %% ../nbs/method/14_training.ipynb #f0bd2b5f
@@ -172,7 +181,7 @@ def load_teacher(spec,    # RunSpec of a student
                  results, # results folder
                  device,
                 ):
-    "(FrozenTeacher, its record): weights checked against the teacher's record, images against the student's."
+    "(FrozenTeacher, its record): weights checked against its record, images against the student's."
     record = _teacher_record(spec, dataset, results)
     name, how = f'The teacher {spec.teacher_run}', f'{_how_to_train(spec)} -p force True'
     path = run_folder(spec.teacher_run, results)/'weights.pt'
@@ -181,13 +190,15 @@ def load_teacher(spec,    # RunSpec of a student
     if checkpoint.weights_sha256(weights) != record['weights']['best_sha256']:
         raise UserError(f'{name}: the weights in {path} are not those of its record. {how}')
     theirs = record['spec']
-    model = models.build(theirs['teacher'], dataset.num_classes, theirs['stem'], theirs['width'], dataset.shape[0])
+    model = models.build(theirs['teacher'], dataset.num_classes, theirs['stem'], theirs['width'],
+                         dataset.shape[0])
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
 
 # %% ../nbs/method/14_training.ipynb #ad385f93
 def _cannot_write(folder, error):
-    return UserError(f'Cannot write to the results folder {folder}: {error.strerror}. Make it writable, or choose '
+    return UserError(f'Cannot write to the results folder {folder}: {error.strerror}. '
+                     'Make it writable, or choose '
                      'another with -p results FOLDER or KD_RESULTS.')
 
 def _wait_for(lock, folder, say):
@@ -199,7 +210,7 @@ def _wait_for(lock, folder, say):
     say(f'{folder.name}: already being trained by {who}; waiting for it.')
     lock.acquire()
 
-def _now(): return datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+def _now(): return datetime.now(UTC).isoformat(timespec='milliseconds')
 
 # %% ../nbs/method/14_training.ipynb #5a3e7763
 @contextmanager
@@ -213,7 +224,8 @@ def exclusive(folder,    # of the run
         _wait_for(lock, folder, say)
     except OSError as e: raise _cannot_write(folder, e) from e
     try:
-        for half in folder.glob('.*.tmp'): half.unlink() # of a process that was killed while it wrote
+        # of a process that was killed while it wrote
+        for half in folder.glob('.*.tmp'): half.unlink()
         who = {'pid': os.getpid(), 'host': platform.node(), 'since': _now()}
         with atomic(owner) as temporary: temporary.write_text(json.dumps(who))
         yield
@@ -231,16 +243,20 @@ def check_fits(spec,    # RunSpec
     "Refuse what no run can do, before anything is written."
     n, side = len(dataset.train_labels), min(dataset.shape[1:])
     if spec.validation_size >= n:
-        raise UserError(f'validation_size = {spec.validation_size}, but {dataset.name} has {n} training images; '
+        raise UserError(f'validation_size = {spec.validation_size}, '
+                        f'but {dataset.name} has {n} training images; '
                         'choose less.')
     if spec.padding >= side:
-        raise UserError(f'padding = {spec.padding}, but the images of {dataset.name} have {side} pixels a side; '
+        raise UserError(f'padding = {spec.padding}, '
+                        f'but the images of {dataset.name} have {side} pixels a side; '
                         'choose less.')
     cost = models.measured(spec.arch, dataset.shape, dataset.num_classes, spec.stem, spec.width)
     needs = 16*cost.parameters # weights, gradient, momentum and the best weights, 4 bytes each
     if needs > _memory():
-        raise UserError(f'width = {spec.width} gives {spec.arch} {cost.parameters:,} parameters, which need '
-                        f'{needs/2**30:.0f} GiB; this machine has {_memory()/2**30:.0f}. Choose less.')
+        raise UserError(f'width = {spec.width} gives {spec.arch} {cost.parameters:,} parameters, '
+                        'which need '
+                        f'{needs/2**30:.0f} GiB; this machine has {_memory()/2**30:.0f}. '
+                        'Choose less.')
 
 # %% ../nbs/method/14_training.ipynb #5a3e7764
 @torch.no_grad()
@@ -251,13 +267,15 @@ def _no_lonely_image(model, batch_size, n, shape):
     maps = model.eval().features(torch.zeros(1, *shape, device=device))[1]
     deepest = list(maps.values())[-1]
     if deepest[0, 0].numel() > 1: return
-    raise UserError(f'batch_size = {batch_size} leaves one of the {n} training images for the last batch, and batch '
-                    'normalisation cannot train on one image whose deepest map is one pixel; choose another, '
+    raise UserError(f'batch_size = {batch_size} leaves one of the {n} training images '
+                    'for the last batch, and batch '
+                    'normalisation cannot train on one image whose deepest map is one pixel; '
+                    'choose another, '
                     f'for instance -p batch_size {batch_size + 1}.')
 
 # %% ../nbs/method/14_training.ipynb #d7db4bd2
 class _Run:
-    "All objects of one training; made anew from the spec each time, nothing is shared between runs."
+    "All objects of one training; made anew from the spec each time, nothing is shared."
     def __init__(self, spec, dataset, results, device):
         check_fits(spec, dataset)
         torch.manual_seed(spec.seed)
@@ -273,28 +291,37 @@ class _Run:
 
     def _take_images(self):
         spec, d = self.spec, self.data
-        train, self.held_out = data.split(len(d.train_labels), spec.split_seed, spec.validation_size)
-        self.stats = tuple(s.to(self.device) for s in data.normalization(d, spec.normalization, train))
-        self.images, self.labels = d.train_images[train].to(self.device), d.train_labels[train].to(self.device)
+        n = len(d.train_labels)
+        train, self.held_out = data.split(n, spec.split_seed, spec.validation_size)
+        stats = data.normalization(d, spec.normalization, train)
+        self.stats = tuple(s.to(self.device) for s in stats)
+        self.images = d.train_images[train].to(self.device)
+        self.labels = d.train_labels[train].to(self.device)
 
-    def _build_networks(self, results):
-        spec, d = self.spec, self.data
-        model = models.build(spec.arch, d.num_classes, spec.stem, spec.width, d.shape[0])
-        self.model = laid_out(self.engine, model.to(self.device))
-        _no_lonely_image(self.model, spec.batch_size, len(self.images), d.shape)
-        self.teacher, self.teacher_record = None, None
-        if spec.teacher_run: self.teacher, self.teacher_record = load_teacher(spec, d, results, self.device)
-        channels = self.teacher.channels if self.teacher else None
-        self.objective = losses.objective(spec.method, spec.options, self.model.channels, channels).to(self.device)
-        if self.teacher and self.engine.folded: self.teacher = fold_batch_norms(self.teacher)
-        if self.teacher: self.teacher = laid_out(self.engine, self.teacher)
+# %% ../nbs/method/14_training.ipynb #ce6cf0b6
+@patch
+def _build_networks(self: _Run, results):
+    spec, d = self.spec, self.data
+    model = models.build(spec.arch, d.num_classes, spec.stem, spec.width, d.shape[0])
+    self.model = laid_out(self.engine, model.to(self.device))
+    _no_lonely_image(self.model, spec.batch_size, len(self.images), d.shape)
+    self.teacher, self.teacher_record = None, None
+    if spec.teacher_run:
+        self.teacher, self.teacher_record = load_teacher(spec, d, results, self.device)
+    channels = self.teacher.channels if self.teacher else None
+    objective = losses.objective(spec.method, spec.options, self.model.channels, channels)
+    self.objective = objective.to(self.device)
+    if self.teacher and self.engine.folded: self.teacher = fold_batch_norms(self.teacher)
+    if self.teacher: self.teacher = laid_out(self.engine, self.teacher)
 
 # %% ../nbs/method/14_training.ipynb #5a3e7766
 def _teacher_cache(self):
     "The teacher's kept answers, where the engine keeps them and logits are all that is asked."
-    wanted = self.engine.cache and self.objective.needs_teacher and not self.objective.needs_features
+    objective = self.objective
+    wanted = self.engine.cache and objective.needs_teacher and not objective.needs_features
     if not wanted: return None
-    weights, how = self.teacher_record['weights']['best_sha256'], f'{self.device.type} {self.engine}'
+    weights = self.teacher_record['weights']['best_sha256']
+    how = f'{self.device.type} {self.engine}'
     key = cache_key(weights, self.images, self.stats, self.spec.padding, how)
     folder = data_dir()/'teacher_logits'/key
     return TeacherCache(folder, len(self.images), self.data.num_classes, self.spec.padding)
@@ -306,13 +333,16 @@ def _teacher_logits(self):
     def ask(x):
         with precision(self.engine, x.device): return self.teacher(laid_out(self.engine, x))
     spec = self.spec
-    return epoch_logits(self.cache, ask, self.images, self.stats, spec.seed, self.epoch + 1, spec.flip)
+    return epoch_logits(self.cache, ask, self.images, self.stats, spec.seed, self.epoch + 1,
+                        spec.flip)
 
 def _evaluate(self, images, labels):
-    return evaluate(self.model, images.to(self.device), labels.to(self.device), self.stats, engine=self.engine)
+    images, labels = images.to(self.device), labels.to(self.device)
+    return evaluate(self.model, images, labels, self.stats, engine=self.engine)
 
 _Run._teacher_cache, _Run.teacher_logits, _Run.evaluate = _teacher_cache, _teacher_logits, _evaluate
-_Run.parts = property(lambda self: {'model': self.model, 'objective': self.objective, 'optimizer': self.optimizer})
+_Run.parts = property(lambda self: {'model': self.model, 'objective': self.objective,
+                                    'optimizer': self.optimizer})
 
 # %% ../nbs/method/14_training.ipynb #5a3e7767
 def _judged_images(run):
@@ -332,13 +362,16 @@ def _run_epoch(run):
     "Train one epoch, judge it, remember the best weights; returns why the run has failed, or None."
     spec, start = run.spec, time.perf_counter()
     lr = cosine(run.epoch, spec.epochs, spec.lr, spec.lr_min)
-    batches = data.batches(run.images, run.labels, spec.batch_size, spec.seed, run.epoch + 1, *run.stats,
+    batches = data.batches(run.images, run.labels, spec.batch_size, spec.seed, run.epoch + 1,
+                           *run.stats,
                            spec.padding, spec.flip)
-    row, broken = train_epoch(run.model, run.teacher, run.objective, run.optimizer, spec, lr, batches,
+    row, broken = train_epoch(run.model, run.teacher, run.objective, run.optimizer, spec, lr,
+                              batches,
                               run.teacher_logits(), run.engine)
     steps = -(-len(run.labels)//spec.batch_size)
     if broken is not None:
-        return f'the loss was not finite at step {run.epoch*steps + broken + 1} (epoch {run.epoch + 1})'
+        step = run.epoch*steps + broken + 1
+        return f'the loss was not finite at step {step} (epoch {run.epoch + 1})'
     run.epoch += 1
     judge, images, labels = _judged_images(run)
     answers = run.evaluate(images, labels)
@@ -348,7 +381,8 @@ def _run_epoch(run):
     _remember_best(run, accuracy)
     seconds = time.perf_counter() - start
     run.seconds += seconds
-    run.history.append({'epoch': run.epoch, 'lr': lr, **row, f'{judge}_accuracy': accuracy, 'seconds': seconds})
+    run.history.append({'epoch': run.epoch, 'lr': lr, **row, f'{judge}_accuracy': accuracy,
+                        'seconds': seconds})
 
 # %% ../nbs/method/14_training.ipynb #4f006a27
 _state = 'epoch', 'seconds', 'history', 'best', 'notes'
@@ -366,7 +400,8 @@ def _resume(run, path):
     if not path.exists(): return
     state = checkpoint.load(path, run.device)
     if state['rest']['identity'] != _identity(run):
-        raise UserError(f'{path} belongs to a run on other images or with another teacher. Delete it, or pass '
+        raise UserError(f'{path} belongs to a run on other images or with another teacher. '
+                        'Delete it, or pass '
                         '-p force True, to start anew.')
     rest = checkpoint.restore(state, run.parts)
     for name in _state: setattr(run, name, rest[name])
@@ -374,7 +409,7 @@ def _resume(run, path):
 
 # %% ../nbs/method/14_training.ipynb #5a3e7768
 def _same_threads(run, threads):
-    "Go on with the number of threads that the run was started with; say so where there are not as many cores."
+    "Go on with the threads that the run was started with; say so where there are fewer cores."
     torch.set_num_threads(threads)
     cores = os.cpu_count()
     if threads > cores:
@@ -412,10 +447,12 @@ def _finish(run, results, caught, started):
     hashes = {'best_sha256': checkpoint.weights_sha256(run.best['weights']),
               'last_sha256': checkpoint.weights_sha256(last_weights)}
     record = {**_header(run, caught, started), 'status': 'complete', 'failure': None,
-              'outcome': _outcome(run, best, last), 'fidelity': _likeness(run, best, results), 'weights': hashes}
+              'outcome': _outcome(run, best, last), 'fidelity': _likeness(run, best, results),
+              'weights': hashes}
     checkpoint.save(run_folder(spec.run_id, results)/'weights.pt', run.best['weights'])
     write_history(spec.run_id, run.history, results)
-    write_logits(spec.run_id, fidelity.half_precision(best), fidelity.half_precision(last), d.test_labels.numpy(), results)
+    halves = fidelity.half_precision(best), fidelity.half_precision(last)
+    write_logits(spec.run_id, *halves, d.test_labels.numpy(), results)
     write_record(record, results)
     return read_record(spec.run_id, results)
 
@@ -424,36 +461,45 @@ def _header(run, caught, started):
     "What every record says, complete or failed."
     spec, rows, d, teacher = run.spec, run.history, run.data, run.teacher_record
     seconds = sum(r['seconds'] for r in rows)
-    largest = {f'{g}_max': max((r[f'norm_{g}_max'] for r in rows), default=None) for g in NORM_GROUPS}
-    images = {'name': d.name, 'sha256': d.sha256, 'train': len(run.labels), 'validation': len(run.held_out),
+    largest = {f'{g}_max': max((r[f'norm_{g}_max'] for r in rows), default=None)
+               for g in NORM_GROUPS}
+    images = {'name': d.name, 'sha256': d.sha256, 'train': len(run.labels),
+              'validation': len(run.held_out),
               'test': len(d.test_labels), 'shape': list(d.shape), 'classes': list(d.classes)}
-    weights = teacher and {'run_id': spec.teacher_run, 'weights_sha256': teacher['weights']['best_sha256']}
+    weights = teacher and {'run_id': spec.teacher_run,
+                           'weights_sha256': teacher['weights']['best_sha256']}
     return {'run_id': spec.run_id, 'spec': spec.to_dict(), 'started': started, 'finished': _now(),
-            'seconds': run.seconds, 'images_per_second': len(run.labels)*len(rows)/seconds if rows else None,
+            'seconds': run.seconds,
+            'images_per_second': len(run.labels)*len(rows)/seconds if rows else None,
             'parameters': sum(p.numel() for p in run.model.parameters()),
-            'norms': largest, 'data': images, 'teacher': weights, 'environment': _surroundings(run, caught)}
+            'norms': largest, 'data': images, 'teacher': weights,
+            'environment': _surroundings(run, caught)}
 
 def _surroundings(run, caught):
     "Where and how a run was trained, and what may keep its bits from coming again."
-    doubts = {str(w.message).split('.')[0] for w in caught if 'deterministic' in str(w.message)} | set(run.notes)
+    messages = [str(w.message) for w in caught]
+    doubts = {text.split('.')[0] for text in messages if 'deterministic' in text} | set(run.notes)
     cpu = platform.processor() or platform.machine()
     name = torch.cuda.get_device_name(run.device) if run.device.type == 'cuda' else cpu
-    return {**environment(), 'device': run.device.type, 'device_name': name, 'threads': torch.get_num_threads(),
+    return {**environment(), 'device': run.device.type, 'device_name': name,
+            'threads': torch.get_num_threads(),
             'engine': asdict(run.engine), 'deterministic': run.engine.deterministic and not doubts,
             'not_deterministic': sorted(doubts)}
 
 # %% ../nbs/method/14_training.ipynb #d2ebd4b8
 def _finished(spec, results):
-    "The record of a run that is complete, None where there is none; a failed run and an outdated student are refused."
+    "The record of a complete run, or None; a failed run and an outdated student are refused."
     record = read_record(spec.run_id, results)
     if record is None: return None
     if record['status'] == 'failed':
-        raise RunFailed(f'{spec.run_id} failed: {record["failure"]}. Change the spec, or pass -p force True to train '
+        raise RunFailed(f'{spec.run_id} failed: {record["failure"]}. '
+                        'Change the spec, or pass -p force True to train '
                         'it again.')
     teacher = read_record(spec.teacher_run, results) if record['teacher'] else None
     if not teacher or teacher['status'] != 'complete': return record
     if teacher['weights']['best_sha256'] == record['teacher']['weights_sha256']: return record
-    raise UserError(f'{spec.run_id} learned from other weights of {spec.teacher_run} than are there now: the teacher '
+    raise UserError(f'{spec.run_id} learned from other weights of {spec.teacher_run} '
+                    'than are there now: the teacher '
                     'was trained again. Pass -p force True to train its student again too.')
 
 # %% ../nbs/method/14_training.ipynb #6c70cc5f
@@ -464,14 +510,15 @@ def train(spec,          # RunSpec
           force=False,   # train again although a record is there
           progress=None, # called with (spec, history) after every epoch
          ):
-    "One run from spec to record (a dict, as stored in record.json); resumes where an earlier call was killed."
+    "One run from spec to record (as in record.json); resumes where an earlier call was killed."
     results = results_dir() if results is None else Path(results)
     folder = run_folder(spec.run_id, results)
     record = None if force else _finished(spec, results)
     if record: return record
     device = _device(device)
     with exclusive(folder):
-        record = None if force else _finished(spec, results) # another process may have finished it meanwhile
+        # another process may have finished it meanwhile
+        record = None if force else _finished(spec, results)
         return record or _train(spec, results, data_root, device, progress, folder, force)
 
 def _device(name):
@@ -483,7 +530,8 @@ def _train(spec, results, data_root, device, progress, folder, force):
     started = _now()
     engine = engine_for(spec.engine, device)
     dataset = data.load(spec.data, data_root)
-    step = models.forward_flops(spec.arch, dataset.shape, dataset.num_classes, spec.stem, spec.width)
+    step = models.forward_flops(spec.arch, dataset.shape, dataset.num_classes, spec.stem,
+                                spec.width)
     choose_threads(3*step*spec.batch_size)
     with torch_switches(engine.deterministic, engine.tf32) as caught:
         run = _Run(spec, dataset, results, device)
@@ -500,7 +548,8 @@ def _all_epochs(run, folder, results, caught, started, progress):
     while run.epoch < spec.epochs:
         if failure := _run_epoch(run):
             write_history(spec.run_id, run.history, results)
-            write_record({**_header(run, caught, started), 'status': 'failed', 'failure': failure}, results)
+            header = _header(run, caught, started)
+            write_record({**header, 'status': 'failed', 'failure': failure}, results)
             return _finished(spec, results) # raises, in the record's words
         _save(run, folder/'checkpoint.pt')
         write_history(spec.run_id, run.history, results)
@@ -523,7 +572,7 @@ def progress_line(spec, history) -> str:
             f'{judge} {row[f"{judge}_accuracy"]:.2%}  {left:.0f} s left')
 
 # %% ../nbs/method/14_training.ipynb #5a3e776c
-def train_in_notebook(spec, results=None, data_root=None, device=None, force=False): # as for `train`
+def train_in_notebook(spec, results=None, data_root=None, device=None, force=False): # see `train`
     "`train` with one line of output that is kept up to date."
     from IPython.display import display # a call outside a notebook needs no IPython
     handle, epochs = display(_Line('starting'), display_id=True), []
@@ -532,5 +581,6 @@ def train_in_notebook(spec, results=None, data_root=None, device=None, force=Fal
         handle.update(_Line(progress_line(spec, rows)))
     record = train(spec, results, data_root, device, force, show)
     finished = record['finished'][:16].replace('T', ' ')
-    if not epochs: handle.update(_Line(f'read from its record of {finished} UTC; nothing was trained'))
+    if not epochs:
+        handle.update(_Line(f'read from its record of {finished} UTC; nothing was trained'))
     return record

@@ -1,6 +1,8 @@
 """One run, from spec to record: the decisions that a comparison of tenths of a percent rests on."""
 import math
 import os
+import re
+import shlex
 import shutil
 import tarfile
 from dataclasses import replace
@@ -9,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from conftest import SHARED, SMALL
-from kd_capacity import checkpoint, data, models, run_files, training
+from kd_capacity import checkpoint, data, fidelity, models, run_files, training
 from kd_capacity.basics import UserError
+from kd_capacity.calls import notebook_spec
 from kd_capacity.engine import torch_switches
 from kd_capacity.profiles import run_spec
 from kd_capacity.records import load_runs
@@ -203,7 +207,7 @@ def test_a_teacher_of_other_images_or_another_network_is_refused(teacher, studen
     with monkeypatch.context() as m:
         m.setattr(data, 'load', lambda *a: other)
         with pytest.raises(UserError, match='was trained on other images'): train(student_spec(), results)
-    with pytest.raises(UserError, match="is a resnet34, the student asks for teacher = 'resnet50'"): train(student_spec(teacher='resnet50'), results)
+    with pytest.raises(UserError, match="is a resnet34 of width 4, the student asks for teacher = 'resnet50' of width 4"): train(student_spec(teacher='resnet50'), results)
 
 
 # --- failures
@@ -298,3 +302,101 @@ def test_a_student_of_a_teacher_that_was_trained_again_is_no_longer_complete(tea
     record = run_files.read_record(spec.run_id, results)
     run_files.write_record({**record, 'weights': {**record['weights'], 'best_sha256': 'other'}}, results)
     with pytest.raises(UserError, match='learned from other weights'): train(student, results)
+
+
+# --- what is judged, and what is stored of it
+
+def test_accuracies_are_those_of_float32_logits_and_the_stored_logits_keep_every_prediction(tmp_path, monkeypatch):
+    "Logits so close that float16 alone would make winners of others."
+    real, exact = training.evaluate, []
+    def close(*a, **k):
+        exact.append((real(*a, **k)/1000 + 100).astype(np.float32))
+        return exact[-1]
+    monkeypatch.setattr(training, 'evaluate', close)
+    record = train(baseline(), tmp_path)
+    last, best = exact[-2:]
+    stored = run_files.logits(record['run_id'], tmp_path)
+    assert (best.astype(np.float16).argmax(1) != best.argmax(1)).any()
+    assert (stored['best'].argmax(1) == best.argmax(1)).all() and (stored['last'].argmax(1) == last.argmax(1)).all()
+    assert record['outcome']['test_best'] == fidelity.accuracy(best, stored['labels']) == fidelity.accuracy(stored['best'], stored['labels'])
+
+
+def test_evaluation_gives_float32_logits(tmp_path):
+    digits = data.load('digits')
+    model = models.build('resnet18', width=4, in_channels=1)
+    answers = training.evaluate(model, digits.test_images[:50], digits.test_labels[:50], digits.channel_stats())
+    assert answers.dtype == np.float32 and answers.shape == (50, 10)
+
+
+# --- which teacher a student is told of
+
+def student_of(**given): return run_spec('demo', 'student', teacher='resnet34', student='resnet18', method='logit', **given)
+
+
+def advised(command):
+    "The spec that a papermill command asks its template for."
+    words = shlex.split(command)
+    given = {name: yaml.safe_load(value) for flag, name, value in zip(words, words[1:], words[2:]) if flag == '-p'}
+    return notebook_spec(given, 'teacher')
+
+
+@pytest.mark.parametrize('given', [{}, dict(validation_size=20), dict(padding=2, flip=True), dict(width=4), dict(normalization='measured', split_seed=7)])
+def test_what_student_and_teacher_share_reaches_both(given):
+    assert student_of(**given).teacher_run == run_spec('demo', 'teacher', teacher='resnet34', **given).run_id
+
+
+def test_the_advice_trains_the_very_teacher_that_is_missing(tmp_path):
+    spec = student_of(width=4, validation_size=20)
+    with pytest.raises(UserError) as e: train(spec, tmp_path)
+    command = re.search('Train it with: (papermill .*)', str(e.value))[1]
+    assert advised(command).run_id == spec.teacher_run and '-p validation_size 20' in command
+
+
+def test_the_advice_names_a_teacher_that_is_there_and_fits(tmp_path):
+    "A teacher trained with fewer epochs is none that a student asks for by itself."
+    shared = dict(width=4, validation_size=20)
+    other = run_spec('demo', 'teacher', teacher='resnet34', epochs=1, **shared)
+    unfit = run_spec('demo', 'teacher', teacher='resnet18', epochs=1, **shared)
+    for t in other, unfit: train(t, tmp_path)
+    with pytest.raises(UserError) as e: train(student_of(epochs=1, **shared), tmp_path)
+    assert str(e.value).endswith(f'Or learn from one that is there: -p teacher_run {other.run_id}') and unfit.run_id not in str(e.value)
+    record = train(student_of(epochs=1, teacher_run=other.run_id, **shared), tmp_path)
+    assert record['teacher']['run_id'] == other.run_id
+
+
+def test_a_teacher_of_other_images_is_not_advised(teacher, monkeypatch):
+    results, t = teacher
+    other = replace(data.load('digits'), sha256='0'*64)
+    monkeypatch.setattr(data, 'load', lambda *a: other)
+    with pytest.raises(UserError) as e: train(student_of(width=4, epochs=1), results)
+    assert 'Train it with' in str(e.value) and 'one that is there' not in str(e.value) and t.run_id not in str(e.value)
+
+
+# --- in a notebook
+
+@pytest.fixture
+def shown(monkeypatch):
+    "The texts that a notebook shows at the place of its one line."
+    from IPython.core.formatters import DisplayFormatter
+    texts = []
+    class Handle:
+        def update(self, x): texts.append(DisplayFormatter().format(x)[0]['text/plain'])
+    def display(x, display_id):
+        Handle().update(x)
+        return Handle()
+    monkeypatch.setattr('IPython.display.display', display)
+    return texts
+
+
+def test_a_notebook_shows_one_line_without_quotes(tmp_path, shown):
+    training.train_in_notebook(baseline(), tmp_path)
+    assert shown[0] == 'starting' and len(shown) == 3
+    assert re.fullmatch(r'█{10}░{10} epoch 1/2  loss \d+\.\d{3}  validation \d+\.\d\d%  \d+ s left', shown[1])
+    assert shown[2].startswith('█'*20 + ' epoch 2/2') and shown[2].endswith('0 s left')
+
+
+def test_a_notebook_says_that_a_run_was_read_and_not_trained(tmp_path, shown):
+    record = train(baseline(epochs=1), tmp_path)
+    assert training.train_in_notebook(baseline(epochs=1), tmp_path) == record
+    assert re.fullmatch(r'read from its record of \d{4}-\d\d-\d\d \d\d:\d\d UTC; nothing was trained', shown[-1])
+    assert record['finished'].startswith(shown[-1].split(' of ')[1].split(' UTC')[0].replace(' ', 'T'))
