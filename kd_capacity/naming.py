@@ -14,7 +14,7 @@ from .models import ARCHS
 # %% ../nbs/method/11_naming.ipynb #9aad2d9a
 def _is_missing(value):
     "Whether a value is None, NaN or pandas' NA."
-    try: return value is None or bool(value != value) # NaN is not equal to itself
+    try: return value is None or bool(value != value) # noqa: PLR0124 (NaN differs from itself)
     except TypeError: return True # NA is not even that
 
 def network_name(arch,        # architecture, as a record has it
@@ -33,6 +33,7 @@ def pair_name(row # with teacher, student and, where known, width and teacher_wi
     widths = (of_teacher, width) if differ else (None, None)
     return f"{network_name(row['teacher'], widths[0])} → {network_name(row['student'], widths[1])}"
 
+# %% ../nbs/method/11_naming.ipynb #2f5b7ccb
 def method_name(name) -> str: # as a record has it
     "A method in words."
     return METHODS[name].label if name in METHODS else str(name)
