@@ -205,11 +205,13 @@ def data_dir() -> Path:
     return _folder('KD_DATA', 'data')
 
 def _folder(variable, default):
-    given = Path(os.environ.get(variable) or default)
-    if given.is_absolute(): return given
-    if here := _clone(): return here/given
-    raise UserError(f'{variable} = {os.environ.get(variable, "")!r} is no absolute folder, and '
-                    f'outside a clone of the kd_capacity repository {variable} must name one.')
+    given = os.environ.get(variable)
+    folder = Path(given or default)
+    if folder.is_absolute(): return folder
+    if here := _clone(): return here/folder
+    state = f'is {given!r}' if given else 'is not set'
+    raise UserError(f'{variable} {state}: outside a clone of the kd_capacity repository it must '
+                    'name an absolute folder.')
 
 # %% ../nbs/method/00_basics.ipynb #c6b4e48b
 @contextmanager

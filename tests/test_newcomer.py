@@ -7,22 +7,13 @@ import sys
 import nbformat
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import ROOT
-from kd_capacity import data, losses, models
 from kd_capacity.basics import UserError
-from kd_capacity.calls import notebook_spec, papermill_command, parameters
-from kd_capacity.engine import fold_batch_norms
+from kd_capacity.calls import notebook_spec
 from kd_capacity.profiles import run_spec
-from kd_capacity.run_files import read_record
 from kd_capacity.training import train
-
-TINY = dict(width=4, epochs=1)
 
 
 @pytest.fixture
@@ -64,44 +55,7 @@ def test_options_that_both_share_reach_the_default_teacher(own_images, results):
     assert record['status'] == 'complete' and record['data']['name'] == 'image_folder'
 
 
-# 2. a method declares its own options
-
-@pytest.fixture
-def margin():
-    "A method of one's own: the teacher's margin of the true class over the others, with an option of its own."
-    @losses.method('margin', 'Margin-KD', '#009e73')
-    class Margin(losses.Distillation):
-        "How far the student's logit of the label lies from the teacher's."
-        class Options(losses.Weighted):
-            power: losses.Positive = losses.option(2.0, 'π', 'p', 'exponent of the difference')
-
-        def distance(self, batch):
-            rows = torch.arange(len(batch.labels))
-            ours, theirs = batch.student_logits, batch.teacher_logits.detach()
-            difference = (ours - theirs)[rows, batch.labels]
-            return dict(kd=difference.abs().pow(self.options.power).mean())
-    yield Margin
-    del losses.METHODS['margin']
-
-
-def test_a_method_of_ones_own_is_refused_checked_named_and_recorded(margin, results):
-    teacher = run_spec('demo', 'teacher', teacher='resnet18', **TINY)
-    train(teacher, results)
-    given = dict(teacher='resnet18', student='resnet18', method='margin', teacher_run=teacher.run_id, **TINY)
-    spec = run_spec('demo', 'student', power=1.5, **given)
-    assert spec.power == spec.options.power == 1.5 and '-p1.5' in spec.run_id
-    assert run_spec('demo', 'student', **given).power == 2.0 != run_spec('demo', 'student', power=3., **given).power
-    assert run_spec('demo', 'student', **given).run_id != spec.run_id
-    assert parameters(spec)['power'] == 1.5 and '-p power 1.5' in papermill_command(spec)
-    with pytest.raises(UserError, match='power = -1'): run_spec('demo', 'student', power=-1., **given)
-    with pytest.raises(UserError, match="temperature .* does not apply to method 'margin'"):
-        run_spec('demo', 'student', temperature=4., **given)
-    with pytest.raises(UserError, match="power .* does not apply to method 'logit'"):
-        run_spec('demo', 'student', power=2., **{**given, 'method': 'logit'})
-    record = train(spec, results)
-    assert record['spec']['power'] == 1.5 and record['spec'].get('temperature') is None
-    assert read_record(spec.run_id, results)['spec']['power'] == 1.5
-
+# 2. and 3. stand in tests/method/test_extensions.py: methods, networks and data sets of one's own
 
 def test_betas_that_differ_are_seen_in_the_run_id():
     given = dict(teacher='resnet50', student='resnet18', method='feature')
@@ -109,107 +63,25 @@ def test_betas_that_differ_are_seen_in_the_run_id():
     assert 'b0.25' in names[0] and 'b0.75' in names[1]
 
 
-# 3. other networks
-
-class ThreeStages(nn.Module):
-    "A wide residual network of three stages, as on CIFAR: no layer4, no bn1 after the stem, a width of its own."
-    def __init__(self, classes, width, in_channels):
-        super().__init__()
-        sizes = [width, 2*width, 4*width]
-        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.blocks = nn.ModuleList(
-            models.BasicBlock(a, b, stride) for a, b, stride in zip([width, *sizes], sizes, (1, 2, 2), strict=False))
-        self.fc = nn.Linear(sizes[-1], classes)
-        self.channels = {f'block{i}': size for i, size in enumerate(sizes)}
-
-    def features(self, x):
-        x, maps = self.stem(x), {}
-        for name, block in zip(self.channels, self.blocks, strict=True): maps[name] = x = block(x)
-        return self.fc(x.mean((2, 3))), maps
-
-    def forward(self, x): return self.features(x)[0]
-
-
-class Mobile(nn.Module):
-    "torchvision's mobilenet_v2: depthwise convolutions, dropout, another classifier."
-    def __init__(self, classes, in_channels):
-        super().__init__()
-        from torchvision.models import mobilenet_v2
-        self.net = mobilenet_v2(num_classes=classes, width_mult=0.25)
-        self.net.features[0][0] = nn.Conv2d(in_channels, self.net.features[0][0].out_channels, 3, padding=1, bias=False)
-        self.channels = {'last': self.net.last_channel}
-
-    def features(self, x):
-        maps = self.net.features(x)
-        return self.net.classifier(maps.mean((2, 3))), {'last': maps}
-
-    def forward(self, x): return self.features(x)[0]
-
-
-@pytest.fixture
-def networks():
-    models.network('wrn', 'WRN', 'wrn')(
-        lambda num_classes, stem, width, in_channels: ThreeStages(num_classes, width, in_channels))
-    models.network('mobilenet', 'MN', 'mn')(
-        lambda num_classes, stem, width, in_channels: Mobile(num_classes, in_channels))
-    yield 'wrn', 'mobilenet'
-    for name in 'wrn', 'mobilenet': del models.ARCHS[name]
-    models.measured.cache_clear()
-
-
-@pytest.mark.parametrize('name', ['wrn', 'mobilenet'])
-def test_a_networks_parameters_and_flops_are_those_of_the_network(name, networks):
-    net = models.build(name, 10, width=8)
-    assert models.parameter_count(name, 10, width=8) == sum(p.numel() for p in net.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): net.eval()(torch.zeros(1, 3, 32, 32))
-    assert models.forward_flops(name, (3, 32, 32), 10, width=8) == counter.get_total_flops()
-
-
-@pytest.mark.parametrize('name', ['wrn', 'mobilenet'])
-def test_a_folded_teacher_answers_as_before(name, networks):
-    torch.manual_seed(0)
-    teacher = models.frozen(models.build(name, 10, width=8))
-    x = torch.randn(4, 3, 32, 32)
-    torch.testing.assert_close(fold_batch_norms(teacher)(x), teacher(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize('method', ['logit', 'feature'])
-def test_another_network_teaches_and_learns(method, networks, results):
-    teacher = run_spec('demo', 'teacher', teacher='wrn', **TINY)
-    train(teacher, results)
-    student = run_spec('demo', 'student', teacher='wrn', student='wrn', method=method,
-                       teacher_run=teacher.run_id, engine='fast', **TINY)
-    record = train(student, results)
-    assert record['parameters'] == models.parameter_count('wrn', 10, width=4, in_channels=1)
-    assert 'wrn' in student.run_id
-
-
-def test_a_constructor_that_gives_no_features_is_refused_in_words():
-    models.network('plain', 'P', 'p')(lambda num_classes, stem, width, in_channels: nn.Linear(3, num_classes))
-    try:
-        with pytest.raises(UserError, match=r'plain.*features\(x\)'): models.build('plain')
-    finally: del models.ARCHS['plain']
-
-
 # 5. threads
 
-def threads_of(record): return record['environment']['threads']
+THREADS = """
+import os, sys
+from kd_capacity.profiles import run_spec
+from kd_capacity.training import train
+for seed in 0, 1:
+    spec = run_spec('demo', 'teacher', teacher='resnet18', width=4, epochs=1, seed=seed)
+    print(train(spec, sys.argv[1])['environment']['threads'])
+    os.environ['OMP_NUM_THREADS'] = '2'
+"""
 
 
 def test_a_small_run_takes_one_thread_and_says_so(tmp_path):
-    "By hand, without OMP_NUM_THREADS, on a machine of several cores."
-    code = f'''
-from kd_capacity.profiles import run_spec
-from kd_capacity.training import train
-print(train(run_spec('demo', 'teacher', teacher='resnet18', width=4, epochs=1), {str(tmp_path)!r})['environment']['threads'])
-'''
+    "By hand, without OMP_NUM_THREADS, on a machine of several cores; then with it."
     env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}
-    for given, threads in ((None, '1'), ('2', '2')):
-        more = {} if given is None else {'OMP_NUM_THREADS': given}
-        done = subprocess.run([sys.executable, '-c', code.replace('seed=0', '') if given is None else
-                               code.replace('epochs=1', 'epochs=1, seed=1')],
-                              env={**env, **more}, cwd=tmp_path, capture_output=True, text=True)
-        assert done.stdout.strip() == threads, done.stderr
+    done = subprocess.run([sys.executable, '-c', THREADS, tmp_path], env=env, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.stdout.split() == ['1', '2'], done.stderr
 
 
 # 7. what a run shows, and where from it can be started

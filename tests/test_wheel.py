@@ -32,11 +32,11 @@ def installed(tmp_path_factory):
 @pytest.fixture
 def outside(installed, tmp_path):
     "A function that runs Python code in another folder, with the installed package."
-    def run(code, **folders):
+    def run(code, *arguments, **folders):
         env = {k: v for k, v in os.environ.items() if not k.startswith('KD_')}
         env |= {'PYTHONPATH': str(installed), **{k: str(v) for k, v in folders.items()}}
         where = f'import kd_capacity; assert kd_capacity.__file__.startswith({str(installed)!r})\n'
-        return subprocess.run([sys.executable, '-c', where + code], cwd=tmp_path, env=env,
+        return subprocess.run([sys.executable, '-c', where + code, *arguments], cwd=tmp_path, env=env,
                               capture_output=True, text=True)
     return run
 
@@ -46,34 +46,26 @@ def output(done):
     return done.stdout
 
 
-def test_every_module_imports(outside):
-    output(outside(''.join(f'import kd_capacity.{name}\n' for name in MODULES)))
-
-
-def test_the_profiles_are_there(outside):
-    code = '''
-from kd_capacity.profiles import profile, profiles
-print(*profiles(), profile('paper-v2').run['validation_size'])
-'''
-    assert output(outside(code)).split() == [*profiles(), '5000']
-
-
-def test_losses_networks_and_statistics_compute(outside):
-    code = '''
+LIBRARY = '''
+import sys
 import torch
 from kd_capacity import losses, models, statistics
+from kd_capacity.basics import data_dir, results_dir
+from kd_capacity.profiles import profile, profiles
 logits = torch.zeros(2, 10)
 assert losses.logit_kd(logits, logits, 4.) == 0
 assert models.build('resnet18', 10, width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-print(statistics.difference([.90, .91, .92], [.80, .81, .82]))
+assert statistics.difference([.90, .91, .92], [.80, .81, .82])
+assert [str(results_dir()), str(data_dir())] == sys.argv[1:]
+print(*profiles(), profile('paper-v2').run['validation_size'])
 '''
-    assert output(outside(code))
 
 
-def test_folders_are_those_given(outside, tmp_path):
-    code = 'from kd_capacity.basics import data_dir, results_dir; print(results_dir(), data_dir())'
-    given = [str(tmp_path/'results'), str(tmp_path/'data')]
-    assert output(outside(code, KD_RESULTS=given[0], KD_DATA=given[1])).split() == given
+def test_every_module_imports_and_the_library_computes(outside, tmp_path):
+    imports = ''.join(f'import kd_capacity.{name}\n' for name in MODULES)
+    given = tmp_path/'results', tmp_path/'data'
+    done = outside(imports + LIBRARY, *given, KD_RESULTS=given[0], KD_DATA=given[1])
+    assert output(done).split() == [*profiles(), '5000']
 
 
 TRAIN = '''
@@ -93,13 +85,17 @@ def test_a_run_trains_into_a_folder_given(outside, tmp_path):
     assert len(records) == 2
 
 
-@pytest.mark.parametrize('code', [
-    'from kd_capacity.basics import results_dir; results_dir()',
-    'from kd_capacity.records import published; published("v2")',
-    'from kd_capacity.study import main; main(["run", "demo"])',
-])
-def test_what_needs_a_clone_says_so_in_one_sentence(code, outside):
-    done = outside(code)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert 'clone' in last and len(last) < 300
+NEEDS_A_CLONE = '''
+from kd_capacity import basics, records, study
+def sentence(call):
+    try: call()
+    except (basics.UserError, SystemExit) as error: return str(error)
+print(sentence(basics.results_dir))
+print(sentence(lambda: records.published('v2')))
+print(sentence(lambda: study.main(['run', 'demo'])))
+'''
+
+
+def test_what_needs_a_clone_says_so_in_one_sentence(outside):
+    lines = output(outside(NEEDS_A_CLONE)).splitlines()
+    assert len(lines) == 3 and all('clone' in line and len(line) < 300 for line in lines), lines
