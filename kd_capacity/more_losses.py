@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .basics import Checked, Fraction, NonNegative, Positive
-from .losses import (Distillation, Objective, Weighted, logit_kd, match_size, method, option,
-                                projection, same_logits, total_loss)
+from .losses import (Distillation, Objective, Weighted, logit_kd, match_size, method,
+                                option, projection, same_logits, total_loss)
 
 # %% ../nbs/method/03b_more_losses.ipynb #5a74b9f1
 def _kl(log_p_t, log_p_s):
@@ -53,7 +53,8 @@ class DecoupledDistillation(Distillation):
 
     def distance(self, batch):
         o = self.options
-        tckd, nckd = decoupled_kd(batch.student_logits, batch.teacher_logits, batch.labels, o.temperature)
+        z_s, z_t = batch.student_logits, batch.teacher_logits
+        tckd, nckd = decoupled_kd(z_s, z_t, batch.labels, o.temperature)
         return dict(kd=o.target*tckd + o.others*nckd, tckd=tckd, nckd=nckd)
 
 # %% ../nbs/method/03b_more_losses.ipynb #87e8afed
@@ -75,7 +76,8 @@ class CorrelationDistillation(Distillation):
     def distance(self, batch):
         o = self.options
         same_logits(batch.student_logits, batch.teacher_logits)
-        p_s, p_t = (F.softmax(z/o.temperature, 1) for z in (batch.student_logits, batch.teacher_logits.detach()))
+        p_s = F.softmax(batch.student_logits/o.temperature, 1)
+        p_t = F.softmax(batch.teacher_logits.detach()/o.temperature, 1)
         inter = o.temperature**2*_one_minus_correlation(p_s, p_t)
         intra = o.temperature**2*_one_minus_correlation(p_s.T, p_t.T)
         return dict(kd=o.inter*inter + o.intra*intra, inter=inter, intra=intra)
@@ -99,7 +101,7 @@ class StandardisedDistillation(Distillation):
 
 # %% ../nbs/method/03b_more_losses.ipynb #2109a741
 def attention(feature_map): # (batch, channels, height, width)
-    "Unit vector of the mean squares over the channels, one entry a position: (batch, height·width)."
+    "Unit vector of the mean squares over the channels, an entry a position: (batch, positions)."
     return F.normalize(feature_map.square().mean(1).flatten(1))
 
 def _layer_pairs(batch):
@@ -117,13 +119,13 @@ class AttentionTransfer(Distillation):
     needs_features = True
 
     def distance(self, batch):
-        distances = [(attention(s) - attention(t)).norm(dim=1).mean() for s, t in _layer_pairs(batch)]
-        return dict(kd=self.options.strength*torch.stack(distances).mean())
+        apart = [(attention(s) - attention(t)).norm(dim=1) for s, t in _layer_pairs(batch)]
+        return dict(kd=self.options.strength*torch.stack(apart).mean())
 
 # %% ../nbs/method/03b_more_losses.ipynb #c407583b
 @method('hint', 'FitNets hint', '#0072b2')
 class HintDistillation(Distillation):
-    "FitNets' hint at the middle layer (Romero et al. 2015), minimised together with the labels' loss."
+    "FitNets' hint at the middle layer (Romero et al. 2015), minimised with the labels' loss."
     class Options(Weighted):
         strength: Positive = option(1.0, 'w', 'w', 'weight of the distance')
 
@@ -172,14 +174,15 @@ class LabelSmoothing(Objective):
 
     def loss(self, batch):
         ce = F.cross_entropy(batch.student_logits, batch.labels)
-        total = F.cross_entropy(batch.student_logits, batch.labels, label_smoothing=self.options.epsilon)
+        epsilon = self.options.epsilon
+        total = F.cross_entropy(batch.student_logits, batch.labels, label_smoothing=epsilon)
         return dict(total=total, ce=ce, kd=torch.zeros_like(ce))
 
 # %% ../nbs/method/03b_more_losses.ipynb #02dc6c27
 def virtual_teacher(labels, # (batch,), class indices
                     classes: int,
                     right): # probability of the label's class
-    "The answers of a teacher that is right with one probability and knows nothing else: (batch, classes)."
+    "Answers of a teacher that is right with one probability and knows no more: (batch, classes)."
     target = F.one_hot(labels, classes).float()
     return right*target + (1 - right)/(classes - 1)*(1 - target)
 
@@ -188,7 +191,7 @@ class TeacherFreeDistillation(Objective):
     "Teacher-free KD by a virtual teacher (Yuan et al. 2020)."
     class Options(Weighted):
         temperature: Positive = option(20.0, 'T', 't', 'softmax temperature')
-        right: Fraction = option(0.99, 'a', 'r', "probability that the virtual teacher gives the label's class")
+        right: Fraction = option(0.99, 'a', 'r', 'probability that the virtual teacher is right')
 
     def loss(self, batch):
         z, o = batch.student_logits, self.options
