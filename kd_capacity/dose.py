@@ -6,13 +6,13 @@
 __all__ = ['MARGIN_A_DOUBLING', 'OUTCOMES', 'declaration_text', 'dose_gains', 'dose_slopes', 'dose_decisions',
            'decision_findings', 'dose_cells', 'dose_text']
 
-# %% ../nbs/evidence/13_dose.ipynb #fc5c5b9b
+# %% ../nbs/evidence/13_dose.ipynb #aea1d8c0
 import numpy as np, pandas as pd
 from scipy import stats
 from .naming import method_name, network_name, signed_text
 from .sequential import confidence_sequence, decided
 
-# %% ../nbs/evidence/13_dose.ipynb #1b7df9ec
+# %% ../nbs/evidence/13_dose.ipynb #0467010c
 MARGIN_A_DOUBLING = 0.25  # pp
 
 OUTCOMES = {
@@ -33,7 +33,7 @@ def declaration_text():
             'If between': OUTCOMES['within'], 'Else': OUTCOMES['open']}
     return pd.DataFrame({'Declared': list(rows), 'As': list(rows.values())})
 
-# %% ../nbs/evidence/13_dose.ipynb #859d9d0d
+# %% ../nbs/evidence/13_dose.ipynb #ce07bfd0
 def _accuracies_by_seed(runs, metric, **columns):
     keep = runs.stage.eq('final') & runs.status.eq('complete') & runs[metric].notna()
     for name, value in columns.items(): keep &= runs[name].eq(value)
@@ -59,7 +59,7 @@ def dose_slopes(gains): # of `dose_gains`, one method
     doublings -= doublings.mean()
     return wide @ doublings/(doublings**2).sum()
 
-# %% ../nbs/evidence/13_dose.ipynb #99c0dbfc
+# %% ../nbs/evidence/13_dose.ipynb #8f561a3c
 def dose_decisions(gains): # of `dose_gains`
     "One row a method: seeds, slope with its confidence sequence in pp a doubling, and the outcome."
     rows = []
@@ -81,7 +81,7 @@ def decision_findings(decisions): # of `dose_decisions`
                 f'n = {r.n}: {OUTCOMES[r.verdict]}')
     return [one(r) for r in known.itertuples()]
 
-# %% ../nbs/evidence/13_dose.ipynb #1237c2be
+# %% ../nbs/evidence/13_dose.ipynb #890d900e
 def dose_cells(gains): # of `dose_gains`
     "One row a method and size: n, mean gain with its 95 % interval in pp, accuracies in percent."
     rows = []

@@ -12,7 +12,7 @@ __all__ = ['PRINTED_TABLE', 'DEMO', 'STUDY_NAMES', 'NOT_OURS', 'TITLE', 'SPEEDS'
            'citation', 'cost_finding', 'cost_text', 'cost_links', 'device_text', 'machine_name', 'left_text',
            'paper_cost_text', 'price_text', 'value_bars', 'machine_finding', 'benchmark_text', 'switches_text']
 
-# %% ../nbs/evidence/12_findings.ipynb #b1bc4a2b
+# %% ../nbs/evidence/12_findings.ipynb #eca44ff9
 import math
 import pandas as pd
 from pathlib import Path
@@ -24,7 +24,7 @@ from .records import AUTHORS, PAPER_RUNS
 from .study import arithmetic, duration
 from .wording import runs_text
 
-# %% ../nbs/evidence/12_findings.ipynb #2f3e7cd7
+# %% ../nbs/evidence/12_findings.ipynb #3a4a33c4
 PRINTED_TABLE = 'published'     # stands for the tables that the paper prints
 DEMO = 'demo'
 
@@ -45,7 +45,7 @@ def is_evidence(name):
     "Whether the runs can say anything about real images; the demo's cannot."
     return name in NOT_OURS or config.profile(name).run['data'] != 'digits'
 
-# %% ../nbs/evidence/12_findings.ipynb #e9d8d2f7
+# %% ../nbs/evidence/12_findings.ipynb #1b3e1e5d
 _STUDY_ORDER = PAPER_RUNS, 'paper-v2', 'paper-v1', 'capacity', 'small'
 
 def has_records(name, results=None):
@@ -69,7 +69,7 @@ def chosen_studies(profiles, results=None): # profiles: names, separated by comm
         if name not in NOT_OURS: config.profile(name)
     return names
 
-# %% ../nbs/evidence/12_findings.ipynb #b2aa4fcf
+# %% ../nbs/evidence/12_findings.ipynb #17eccf83
 def or_unknown(x, form='{}'): # form: of `str.format`
     "A number as text, or 'unknown' where there is none."
     return 'unknown' if x is None or pd.isna(x) else form.format(x)
@@ -95,7 +95,7 @@ def capital(text):
     "The sentence with a capital letter."
     return text[:1].upper() + text[1:]
 
-# %% ../nbs/evidence/12_findings.ipynb #1c4f93dc
+# %% ../nbs/evidence/12_findings.ipynb #bf6e182a
 def _layers(arch):
     "The number in a network's name, 18 of 'resnet18'; by it networks are ordered."
     digits = str(arch).rpartition('resnet')[2]
@@ -118,7 +118,7 @@ def clear_gains_finding(gains): # of `statistics.with_adjusted_intervals`
     return (f'{of_all(above, len(judged))} gains {lie} above zero{losses}; '
             f'adjusted for their number, {still}')
 
-# %% ../nbs/evidence/12_findings.ipynb #bc0db24e
+# %% ../nbs/evidence/12_findings.ipynb #c33a6baf
 _TESTS = {'Accuracy, %': 'mean', 'Baseline, %': 'baseline_mean', 'Gain, pp': 'gain',
           'Welch p': 'welch_p', 'paired p': 'paired_p', 'permutation p': 'permutation_p',
           'Holm p': 'holm_p', 'BH p': 'bh_p', 'Hedges g': 'hedges_g',
@@ -136,7 +136,7 @@ def every_test_text(gains): # of `statistics.gain_table`
         **{head: text(column) for head, column in _TESTS.items()},
         'Note': statistics.notes(gains)})
 
-# %% ../nbs/evidence/12_findings.ipynb #6bcf4f7f
+# %% ../nbs/evidence/12_findings.ipynb #707a29d8
 def moderation_finding(table): # of `statistics.moderation_table`
     "One sentence: how many differences of gains are clear of zero, and the widest of their bounds."
     judged = table[table.ci_low.notna() & table.way.ne('per doubling (HC3)')]
@@ -148,7 +148,7 @@ def moderation_finding(table): # of `statistics.moderation_table`
     return (f'{of_all(above, len(judged))} differences of gains lie above zero, '
             f'{in_words(below)} below')
 
-# %% ../nbs/evidence/12_findings.ipynb #3911bd5d
+# %% ../nbs/evidence/12_findings.ipynb #5be6004b
 def _detectable_text(seeds, sd):
     gain = power.detectable(seeds, sd)
     moderation = power.detectable(seeds, sd, interaction=True)
@@ -164,7 +164,7 @@ def effects_to_draw(sd):
     "Effects in pp whose power is worth drawing at this spread."
     return [.1, .2, .3] if sd < .3 else [.5, 1, 2]
 
-# %% ../nbs/evidence/12_findings.ipynb #04976fab
+# %% ../nbs/evidence/12_findings.ipynb #25b0e36d
 def optimism_finding(optimism): # of `selection_bias.selection_optimism`
     "One sentence: what choosing on the test set adds to the accuracy shown."
     if not len(optimism): return 'No configuration was selected: nothing to compare'
@@ -174,7 +174,7 @@ def optimism_finding(optimism): # of `selection_bias.selection_optimism`
     if pd.notna(m.ci_low): said += f' [{signed_text(m.ci_low)}, {signed_text(m.ci_high)}]'
     return said + (f'; {m.note}' if m.note else '')
 
-# %% ../nbs/evidence/12_findings.ipynb #2d8fa44a
+# %% ../nbs/evidence/12_findings.ipynb #eef0f375
 def equivalence_finding(table): # of `statistics.clipping_equivalence`
     "One sentence: whether the defect's effect is shown to be smaller than the margin."
     judged = table[table.tost_p.notna()]
@@ -185,7 +185,7 @@ def equivalence_finding(table): # of `statistics.clipping_equivalence`
     within = f'; it is in {in_words(same)} of {in_words(len(judged))} pairs' if same else ''
     return f'The clipping defect is not shown to be smaller than {claims.MARGIN} pp{within}'
 
-# %% ../nbs/evidence/12_findings.ipynb #21fd00f3
+# %% ../nbs/evidence/12_findings.ipynb #60419a63
 def _changed_ways(table): # a way without an interval concludes nothing
     return ~table.same & table.ci_low.notna()
 
@@ -211,7 +211,7 @@ def sensitivity_text(table):
         'Estimate, pp': t.estimate.map(signed_text), '95 % interval': intervals,
         'Conclusion': t.conclusion + _changed_ways(t).map({True: ' (changed)', False: ''})})
 
-# %% ../nbs/evidence/12_findings.ipynb #3c749393
+# %% ../nbs/evidence/12_findings.ipynb #2905d642
 def control_finding(tests): # of `fidelity_tests.fidelity_tests`, rows with a run
     "One sentence: how many measures of fidelity differ from those of an undistilled network."
     if not len(tests): return 'No run has a measure of fidelity'
@@ -221,7 +221,7 @@ def control_finding(tests): # of `fidelity_tests.fidelity_tests`, rows with a ru
     return (f'{differ} of {judged} comparisons with an undistilled network '
             'differ after Holm’s correction')
 
-# %% ../nbs/evidence/12_findings.ipynb #d3d2e658
+# %% ../nbs/evidence/12_findings.ipynb #106de649
 def evidence_text(name):
     "What the runs of a study are evidence of, in one or two sentences."
     if name == PAPER_RUNS: return (
@@ -240,7 +240,7 @@ def amounts_text(runs_of): # {study: its runs, a DataFrame}
         return {'Runs of': capital(study_name(name)), 'Runs': count, 'What it is': what}
     return pd.DataFrame([row(name, runs) for name, runs in runs_of.items()])
 
-# %% ../nbs/evidence/12_findings.ipynb #93478c5e
+# %% ../nbs/evidence/12_findings.ipynb #24251cee
 def amount_finding(runs, histories): # runs of a study; how many have a history
     "One sentence: how many runs are complete and can be drawn."
     done = int(runs.status.eq('complete').sum())
@@ -261,7 +261,7 @@ def status_finding(statuses): # of `run_pages.listing`, a Series of words
     kinds = statuses.str.replace(r', copy of.*', ', listed a second time', regex=True)
     return '; '.join(f'{n} {kind}' for kind, n in kinds.value_counts().items())
 
-# %% ../nbs/evidence/12_findings.ipynb #c5557d0e
+# %% ../nbs/evidence/12_findings.ipynb #38722456
 def _commit_text(row):
     if row.git_commit is None: return 'unknown'
     return f'{row.git_commit[:12]}{"" if row.git_clean else ", with uncommitted changes"}'
@@ -292,7 +292,7 @@ def hash_findings(data):
     return [f'{name} has {k} hashes: these runs must not be compared'
             for name, k in several.items() if k > 1]
 
-# %% ../nbs/evidence/12_findings.ipynb #160e96c9
+# %% ../nbs/evidence/12_findings.ipynb #d54a4945
 def choice_text(value): # of a profile
     "A choice of a profile in words."
     if value is None or value == (): return 'none'
@@ -312,7 +312,7 @@ def deviations_text(name): # a profile
     verb = 'differs' if len(rows) == 1 else 'differ'
     return f'{runs_text(len(rows), "choice")} {verb} from {paper}', pd.DataFrame(rows)
 
-# %% ../nbs/evidence/12_findings.ipynb #83a74615
+# %% ../nbs/evidence/12_findings.ipynb #314704cf
 def example_commands(name, results=None): # a profile
     "One papermill command for each role of a study."
     specs = list(study.runs_of(name, results).values())
@@ -331,7 +331,7 @@ def citation(version, commits=()): # of the package; of the records
         f'  version = {{{version}}},', '  year    = {2026},', f'  note    = {{Apache 2.0{note}}}',
         '}'])
 
-# %% ../nbs/evidence/12_findings.ipynb #d0848a67
+# %% ../nbs/evidence/12_findings.ipynb #d131326b
 def cost_finding(costs): # of `study.costs`, one study
     "One sentence: trainings, device time, speed and arithmetic."
     done = costs[costs.status == 'complete']
@@ -346,7 +346,7 @@ def cost_finding(costs): # of `study.costs`, one study
     return (f'{len(done)} trainings{rest}; {duration(total)} of device time together, '
             f'{duration(timed.seconds.mean())} a run on average, {speed} GFLOP/s; {work}')
 
-# %% ../nbs/evidence/12_findings.ipynb #6d584cc8
+# %% ../nbs/evidence/12_findings.ipynb #fe7d66b4
 def cost_text(spent): # of `study.spent`
     "The cost of each kind of run, for readers."
     each = lambda column, form: spent[column].map(lambda x: or_unknown(x, form))
@@ -365,7 +365,7 @@ def cost_links(spent, text): # text: of `cost_text`
         return f'runs.html#q={quote_plus(" ".join(words))}'
     return links.assign(Runs=[address(r) for r in spent.itertuples()])
 
-# %% ../nbs/evidence/12_findings.ipynb #2e8639c4
+# %% ../nbs/evidence/12_findings.ipynb #712a694b
 def device_text(costs): # of `study.costs`, several together
     "The devices, for readers."
     done = costs[costs.status == 'complete'].fillna({'device': 'unknown: not recorded'})
@@ -379,7 +379,7 @@ def device_text(costs): # of `study.costs`, several together
             'GFLOP/s': or_unknown(c.flop.sum(skipna=False)/seconds/1e9, '{:,.3g}')})
     return pd.DataFrame(rows)
 
-# %% ../nbs/evidence/12_findings.ipynb #eb5d8061
+# %% ../nbs/evidence/12_findings.ipynb #529061fb
 def machine_name(measured): # a benchmark's result
     "A measured machine: 'AMD EPYC, 2 cores'."
     return f"{measured['machine']['device']}, {measured['machine']['cores']} cores"
@@ -399,7 +399,7 @@ def left_text(names, results, measured): # measured: of `benchmark.read`
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/evidence/12_findings.ipynb #a8ca4c6e
+# %% ../nbs/evidence/12_findings.ipynb #0020b89e
 def paper_cost_text(measured, results, names=('paper-v1', 'paper-v2')):
     "(table, runs whose network was not measured): what the paper's study takes on each machine."
     rows, estimated = [], 0
@@ -430,7 +430,7 @@ def price_text(names=('paper-v1', 'paper-v2'), results=None):
                 'EFLOP left': f'{work/1e18:.2f}', **hours}
     return pd.DataFrame([row(n) for n in names])
 
-# %% ../nbs/evidence/12_findings.ipynb #0a7c54f3
+# %% ../nbs/evidence/12_findings.ipynb #b63c6fb6
 def value_bars(labels,  # of the bars, from the top
                series,  # {name or None: values}
                colours, # of the bars; {name: colour} for several series
@@ -451,7 +451,7 @@ def value_bars(labels,  # of the bars, from the top
     if len(series) > 1: ax.legend(frameon=False, loc='lower right', fontsize=9)
     return ax
 
-# %% ../nbs/evidence/12_findings.ipynb #b0a08506
+# %% ../nbs/evidence/12_findings.ipynb #b64c8bea
 def machine_finding(result): # of `benchmark.run`
     "Markdown: the machine, its versions, and what its data path is worth."
     m, p = result['machine'], result['pipeline']

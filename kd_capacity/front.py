@@ -6,7 +6,7 @@
 __all__ = ['moderation_answer', 'size_answer', 'answer_sentences', 'leading', 'answer_section', 'forest_section', 'verdict_word',
            'verdict_detail', 'verdict_table', 'verdicts_table_section', 'show_chapters', 'chapters_section']
 
-# %% ../nbs/site/07_front.ipynb #51b1b890
+# %% ../nbs/site/07_front.ipynb #3b5b0add
 import pandas as pd
 from html import escape
 from . import claims, figures, staging, tables
@@ -14,7 +14,7 @@ from .findings import capital, is_evidence
 from .naming import signed_text
 from .pages import Figure, Html, Text, show_all
 
-# %% ../nbs/site/07_front.ipynb #29acc03b
+# %% ../nbs/site/07_front.ipynb #660ffb0d
 _openings = {'supported': 'Yes', 'contradicted': 'No', 'inconclusive': 'Nobody can tell yet'}
 
 def _points(x): return f'{signed_text(x)} percentage points'
@@ -31,7 +31,7 @@ def moderation_answer(row,   # of the claim v1.1 in a ledger
     low, high = signed_text(row.ci_low), signed_text(row.ci_high)
     return f'{text}, and the uncertainty reaches from {low} to {high}'
 
-# %% ../nbs/site/07_front.ipynb #1c437856
+# %% ../nbs/site/07_front.ipynb #a61b5899
 def size_answer(gains, # of `statistics.gain_table`
                 stems, # gain of the CIFAR stem for each network, pp
                 ):
@@ -51,7 +51,7 @@ def answer_sentences(study): # a `Study`
     stems = [] if study.printed else tables.stem_ablation(study.runs).gain.dropna().tolist()
     return f'{moderation_answer(row, study.words)}. {size_answer(study.gains, stems)}.'
 
-# %% ../nbs/site/07_front.ipynb #6afaf515
+# %% ../nbs/site/07_front.ipynb #4e045bb1
 def leading(report):
     "The study that the front page speaks of: the first that is evidence, else the first."
     return next((s for s in report.studies if is_evidence(s.name)), report.studies[0])
@@ -70,7 +70,7 @@ def forest_section(report):
                  'Gain of each distilled student over its '
                  'baseline with its 95 % interval, and the interval adjusted for all gains')
 
-# %% ../nbs/site/07_front.ipynb #4d242577
+# %% ../nbs/site/07_front.ipynb #4206df68
 def verdict_word(row): # of a ledger
     "'supported'; in brackets where the runs are not of the paper's size; '—' without runs."
     if not row.n: return '—'
@@ -91,7 +91,7 @@ def _verdict_cell(row):
     return (f'<td><span {attributes}>{escape(word)}</span>'
             f'<span class="in-print">{escape(detail)}</span></td>')
 
-# %% ../nbs/site/07_front.ipynb #93f8aae1
+# %% ../nbs/site/07_front.ipynb #1d70a576
 def verdict_table(studies): # of a report
     "HTML: a row a claim, a column a study, a word each."
     ledgers = [s.ledger.set_index('claim', drop=False) for s in studies]
@@ -111,7 +111,7 @@ def verdicts_table_section(report):
     "The eleven claims by every body of evidence."
     yield Html(verdict_table(report.studies))
 
-# %% ../nbs/site/07_front.ipynb #9355d86e
+# %% ../nbs/site/07_front.ipynb #00af08a4
 def show_chapters(part): # a folder of nbs/
     "Show the chapters of a part on its own page."
     show_all([Text(staging.contents(part))])

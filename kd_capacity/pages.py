@@ -6,7 +6,7 @@
 __all__ = ['Text', 'Sentence', 'Table', 'Figure', 'Html', 'Fold', 'block_html', 'show_block', 'show_all', 'Study', 'Report',
            'open_report', 'studies_in_words', 'headed', 'for_each']
 
-# %% ../nbs/site/05_pages.ipynb #272bc272
+# %% ../nbs/site/05_pages.ipynb #3ae2467a
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 from functools import cached_property
@@ -20,7 +20,7 @@ from .findings import NOT_OURS, PRINTED_TABLE, capital, is_evidence, study_name
 from .records import PAPER_RUNS
 from .wording import as_markdown
 
-# %% ../nbs/site/05_pages.ipynb #5fd01b5a
+# %% ../nbs/site/05_pages.ipynb #d4d0d4cc
 class Text(NamedTuple):
     "Markdown."
     markdown: str
@@ -50,7 +50,7 @@ class Fold(NamedTuple):
     title: str
     blocks: list
 
-# %% ../nbs/site/05_pages.ipynb #0bc8aad5
+# %% ../nbs/site/05_pages.ipynb #48532bff
 def _in_bold(s): return f'**{as_markdown(capital(s.who))}**: {as_markdown(s.text)}.'
 
 def block_html(block):
@@ -74,7 +74,7 @@ def _figure_html(drawn, caption, alt):
     return (f'<figure class="plot"><div {scrolls}>{picture}</div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
-# %% ../nbs/site/05_pages.ipynb #0848e099
+# %% ../nbs/site/05_pages.ipynb #a311ade2
 def show_block(block):
     "Show one block as the output of a notebook's cell."
     match block:
@@ -99,7 +99,7 @@ def show_all(blocks):
         show_block(block)
     flush()
 
-# %% ../nbs/site/05_pages.ipynb #17651111
+# %% ../nbs/site/05_pages.ipynb #1ac87307
 def _rng(): return np.random.default_rng(0) # a new one for each use: the same numbers each time
 
 def _runs_of_study(study):
@@ -132,7 +132,7 @@ def _seed_spread(study):
     if study.printed: return claims.spread_of(study.evidence)
     return statistics.pooled_std(study.runs)[0]
 
-# %% ../nbs/site/05_pages.ipynb #47e3f994
+# %% ../nbs/site/05_pages.ipynb #25cbf9ee
 class Study:
     "One body of evidence: its name in words, its runs, and what follows from them."
     def __init__(self,
@@ -156,7 +156,7 @@ class Study:
         "How many runs are complete."
         return 0 if self.printed else int(self.runs.status.eq('complete').sum())
 
-# %% ../nbs/site/05_pages.ipynb #4a7fdc8a
+# %% ../nbs/site/05_pages.ipynb #d8cd5725
 class Report:
     "The studies that a page is about."
     def __init__(self,
@@ -182,7 +182,7 @@ class Report:
         "Show sections one after another."
         for section in sections: show_all(section(self))
 
-# %% ../nbs/site/05_pages.ipynb #0c033f1f
+# %% ../nbs/site/05_pages.ipynb #174d642e
 def open_report(namespace, # the notebook's `globals()`, before it has imported anything else
                 *more):    # names of further parameters of the page
     "The report that a page's parameters ask for; names that are no parameters are refused."
@@ -192,7 +192,7 @@ def open_report(namespace, # the notebook's `globals()`, before it has imported 
     names = findings.chosen_studies(given.get('profiles', ''), results)
     return Report([Study(n, results) for n in names], results, {k: given[k] for k in more})
 
-# %% ../nbs/site/05_pages.ipynb #80dc2d21
+# %% ../nbs/site/05_pages.ipynb #6d3666e2
 def studies_in_words(studies):
     names = [s.words for s in studies]
     return ', '.join(names[:-1]) + f' and {names[-1]}' if len(names) > 1 else ''.join(names)
@@ -202,7 +202,7 @@ def _heading(finding, study, alone):
     whose = '' if alone or not study.ours and study.words in text else f' in {study.words}'
     return Text(f'## {as_markdown(text + whose)}'), rest
 
-# %% ../nbs/site/05_pages.ipynb #8aba45c2
+# %% ../nbs/site/05_pages.ipynb #4945a7f9
 def headed(report, finding, studies=None):
     "The finding of the first study as the heading; then the rest of it, and the other findings."
     studies = report.studies if studies is None else studies
@@ -220,7 +220,7 @@ def _folded_tables(study, blocks):
         if isinstance(block, Table): yield Fold(f'Table: {study.words}', [block])
         else: yield block
 
-# %% ../nbs/site/05_pages.ipynb #4c2ca567
+# %% ../nbs/site/05_pages.ipynb #5840d154
 def for_each(report,
              make,          # Study -> blocks
              studies=None): # None: all

@@ -13,7 +13,7 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'accuracy_secti
            'limits_section', 'citation_section', 'reproduced_section', 'price_section', 'declaration_section',
            'dose_section']
 
-# %% ../nbs/site/06_sections.ipynb #3f93883d
+# %% ../nbs/site/06_sections.ipynb #e25a14e9
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, power, records, run_pages, statistics, study, tables, wording
@@ -24,7 +24,7 @@ from .pages import for_each, headed, studies_in_words
 from .records import PAPER_RUNS
 from .wording import as_markdown
 
-# %% ../nbs/site/06_sections.ipynb #73965b62
+# %% ../nbs/site/06_sections.ipynb #fc612014
 def evidence_section(report):
     "What each study is evidence of."
     for s in report.with_runs:
@@ -38,7 +38,7 @@ def state_section(report):
                 'Command': [f'make study PROFILE={s.name}' for s in ours]}
     if ours: yield Fold('How to train them', [Table(pd.DataFrame(commands))])
 
-# %% ../nbs/site/06_sections.ipynb #b4c25708
+# %% ../nbs/site/06_sections.ipynb #3696accb
 def _with_links(text, table): return Table(text, wording.links(table, text))
 
 def _beside_paper(study):
@@ -66,14 +66,14 @@ def accuracy_section(report):
         yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #0395a875
+# %% ../nbs/site/06_sections.ipynb #eca5e7cc
 def selected_section(report):
     "The configurations that were selected."
     def one(study):
         yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #f0a5d5d0
+# %% ../nbs/site/06_sections.ipynb #3515bd1f
 def _norm_panels(study, rows):
     "A panel for each way of clipping."
     axes = plt.subplots(1, len(rows), figsize=(4.6*len(rows), 3.2), sharey=True,
@@ -94,7 +94,7 @@ def _clipping_figures(study, table):
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
 
-# %% ../nbs/site/06_sections.ipynb #2cc4dbae
+# %% ../nbs/site/06_sections.ipynb #15809a9d
 def clipping_section(report):
     "What leaving the projections out of the clip changes."
     tested = {s.name: tables.clipping_ablation(s.runs) for s in report.with_runs}
@@ -105,7 +105,7 @@ def clipping_section(report):
         if len(table): yield _with_links(wording.clipping_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #939ba3b6
+# %% ../nbs/site/06_sections.ipynb #6a5e2dd4
 def stem_section(report):
     "What the CIFAR stem is worth."
     tested = {s.name: tables.stem_ablation(s.runs) for s in report.with_runs}
@@ -124,7 +124,7 @@ def agreement_headings(report):
     finding = lambda s: wording.fidelity_finding(tables.fidelity_table(s.runs, s.results))
     yield from headed(report, finding, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #23aa49bf
+# %% ../nbs/site/06_sections.ipynb #cbf99a48
 def verdicts_section(report):
     "The ledger of each study, its rules and caveats folded away."
     yield from headed(report, lambda s: claims.ledger_finding(s.ledger))
@@ -148,7 +148,7 @@ def tested_gains_section(report):
                    [Table(findings.every_test_text(study.gains))])
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #d7872646
+# %% ../nbs/site/06_sections.ipynb #40e9286d
 def moderation_section(report):
     "Whether the larger student gains more, asked in several ways."
     finding = lambda s: findings.moderation_finding(s.moderation)
@@ -167,7 +167,7 @@ def moderation_section(report):
                      'each teacher and method')
     yield from for_each(report, one)
 
-# %% ../nbs/site/06_sections.ipynb #35f0fb7e
+# %% ../nbs/site/06_sections.ipynb #37dfd2a4
 def _power_figure(study, interaction):
     what = 'a difference of gains' if interaction else 'a gain'
     effects = findings.effects_to_draw(study.seed_spread)
@@ -186,7 +186,7 @@ def power_section(report):
     yield from headed(report, finding, able)
     yield from for_each(report, lambda s: [_power_figure(s, i) for i in (False, True)], able)
 
-# %% ../nbs/site/06_sections.ipynb #b61f4b8c
+# %% ../nbs/site/06_sections.ipynb #3f630385
 def optimism_section(report):
     "What choosing on the test set adds."
     selecting = [s for s in report.with_runs if len(s.evidence.optimism)]
@@ -202,7 +202,7 @@ def optimism_section(report):
                      'for each pair and method, beside what noise alone would add')
     yield from for_each(report, one, selecting)
 
-# %% ../nbs/site/06_sections.ipynb #bda51a0f
+# %% ../nbs/site/06_sections.ipynb #8662dc2b
 def equivalence_section(report):
     "Whether the clipping defect's effect is shown to be small."
     finding = lambda s: findings.equivalence_finding(s.clipping)
@@ -225,7 +225,7 @@ def sensitivity_section(report):
         if len(text): yield Fold(f'Every way of looking: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #7ad21588
+# %% ../nbs/site/06_sections.ipynb #22b9c663
 def agreement_section(report):
     "Agreement and divergence of students and their control, in a figure and a table."
     tested = {s.name: tables.fidelity_table(s.runs, s.results) for s in report.with_runs}
@@ -254,7 +254,7 @@ def control_section(report):
         yield Fold(f'Every comparison: {study.words}', [Table(text)])
     yield from for_each(report, one, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #a54e3f59
+# %% ../nbs/site/06_sections.ipynb #ac651269
 def _class_blocks(study):
     table = tables.class_accuracy(study.runs, study.results)
     if table.gain.notna().any(): yield Figure(
@@ -267,7 +267,7 @@ def _class_blocks(study):
         yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
     if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
 
-# %% ../nbs/site/06_sections.ipynb #bbf5f5d6
+# %% ../nbs/site/06_sections.ipynb #5060e42c
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
     yield from for_each(report, _class_blocks, report.with_runs)
@@ -290,7 +290,7 @@ def disagreement_section(report):
     "Where student and teacher differ."
     yield from for_each(report, _disagreement_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #63116564
+# %% ../nbs/site/06_sections.ipynb #965d8f0a
 def _calibration_blocks(study):
     table = tables.calibration_table(study.runs, study.results)
     bins = tables.reliability_table(study.runs, study.results)
@@ -311,7 +311,7 @@ def calibration_section(report):
     "How sure the networks are, and how rightly."
     yield from for_each(report, _calibration_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #a81210b5
+# %% ../nbs/site/06_sections.ipynb #f33caf59
 def amount_section(report):
     "How many runs there are to draw."
     for s in report.with_runs:
@@ -328,7 +328,7 @@ def _pairs_drawn(report, draw):
     blocks = list(for_each(report, one, report.with_runs))
     return blocks or [Text('No distilled run has a curve yet.')]
 
-# %% ../nbs/site/06_sections.ipynb #ae9ae699
+# %% ../nbs/site/06_sections.ipynb #605527fc
 def _convergence(study, settings, curves):
     value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
@@ -342,7 +342,7 @@ def convergence_section(report):
     "How accuracy grows, a figure for each pair."
     return _pairs_drawn(report, _convergence)
 
-# %% ../nbs/site/06_sections.ipynb #a008d2ce
+# %% ../nbs/site/06_sections.ipynb #40c66a4b
 def _gap_figure(study, settings, curves):
     value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
@@ -367,7 +367,7 @@ def schedule_section(report):
     "The learning rates."
     yield from for_each(report, _schedule_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #acde645f
+# %% ../nbs/site/06_sections.ipynb #ce8183a7
 def _norm_blocks(study):
     threshold = 1. if study.name == PAPER_RUNS else tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
@@ -386,7 +386,7 @@ def norms_section(report):
     "Gradient norms before clipping."
     yield from for_each(report, _norm_blocks, report.with_runs)
 
-# %% ../nbs/site/06_sections.ipynb #0bd3a6ce
+# %% ../nbs/site/06_sections.ipynb #ed912b05
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -400,7 +400,7 @@ def explorer_section(report):
     "The explorer of every run."
     yield Html(explorer.page([s.name for s in report.with_runs], report.results))
 
-# %% ../nbs/site/06_sections.ipynb #a01ab277
+# %% ../nbs/site/06_sections.ipynb #2660c381
 def cost_section(report):
     "What the runs have cost."
     shown = report.with_records
@@ -427,7 +427,7 @@ def _seconds_figure(s, spent):
                f'on average; the longest are stage {most.stage}, {most.role}.')
     return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
 
-# %% ../nbs/site/06_sections.ipynb #b96a7992
+# %% ../nbs/site/06_sections.ipynb #c5fd85ff
 def device_section(report):
     "Which devices trained them."
     parts = [study.costs(s.name, report.results).assign(profile=s.name)
@@ -438,7 +438,7 @@ def device_section(report):
     yield Text('Runs that share a machine slow each other down: their seconds add up to more than '
                'the clock showed.')
 
-# %% ../nbs/site/06_sections.ipynb #80ceda6d
+# %% ../nbs/site/06_sections.ipynb #f17fe8ca
 def left_section(report):
     "What is left of our studies."
     measured = benchmark.read(report.results/'benchmarks')
@@ -450,7 +450,7 @@ def left_section(report):
     yield Table(text)
     yield Text('`make plan` lists what is left run by run; `make study` trains it.')
 
-# %% ../nbs/site/06_sections.ipynb #94ff00ed
+# %% ../nbs/site/06_sections.ipynb #a6873c77
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
     measured = benchmark.read(report.results/'benchmarks')
@@ -474,7 +474,7 @@ def _epoch_figure(measured):
                   'Seconds an epoch takes, plain loop and fast engine, for each network and method '
                   f'on {where}')
 
-# %% ../nbs/site/06_sections.ipynb #fb4e468d
+# %% ../nbs/site/06_sections.ipynb #750f954e
 def _machine_blocks(result):
     table, machine = benchmark.table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
@@ -499,7 +499,7 @@ def benchmark_section(report): # its options: measure, minutes, device
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 
-# %% ../nbs/site/06_sections.ipynb #adbf2bcd
+# %% ../nbs/site/06_sections.ipynb #65d259d2
 def commands_section(report):
     "One papermill call of each kind."
     for s in report.with_runs:
@@ -525,7 +525,7 @@ def data_section(report):
     yield Table(findings.data_text(data))
     for sentence in findings.hash_findings(data): yield Text(f'**{as_markdown(sentence)}.**')
 
-# %% ../nbs/site/06_sections.ipynb #d4be9da1
+# %% ../nbs/site/06_sections.ipynb #b0746873
 def deviations_section(report):
     "Where each of our studies departs from the paper's."
     for s in (s for s in report.with_runs if s.ours):
@@ -548,7 +548,7 @@ def citation_section(report):
     lines = findings.citation(__version__, commits).splitlines()
     yield Text('This package:\n\n' + '\n'.join(f'    {line}' for line in lines))
 
-# %% ../nbs/site/06_sections.ipynb #5ae9c862
+# %% ../nbs/site/06_sections.ipynb #b77af93b
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
                      for r in rows.itertuples()) or '- none'
@@ -579,7 +579,7 @@ def price_section(report):
     "What the rest of the paper's study would cost."
     yield Table(findings.price_text(results=report.results))
 
-# %% ../nbs/site/06_sections.ipynb #d647ac4f
+# %% ../nbs/site/06_sections.ipynb #922fbb22
 def _capacity(report):
     "The capacity study, whatever the page shows."
     return Study('capacity', report.results)
