@@ -190,7 +190,7 @@ def load_teacher(spec,    # RunSpec of a student
     if checkpoint.weights_sha256(weights) != record['weights']['best_sha256']:
         raise UserError(f'{name}: the weights in {path} are not those of its record. {how}')
     theirs = record['spec']
-    model = models.build(theirs['teacher'], dataset.num_classes, theirs['stem'], theirs['width'],
+    model = models.build_network(theirs['teacher'], dataset.num_classes, theirs['stem'], theirs['width'],
                          dataset.shape[0])
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
@@ -302,7 +302,7 @@ class _Run:
 @patch
 def _build_networks(self: _Run, results):
     spec, d = self.spec, self.data
-    model = models.build(spec.arch, d.num_classes, spec.stem, spec.width, d.shape[0])
+    model = models.build_network(spec.arch, d.num_classes, spec.stem, spec.width, d.shape[0])
     self.model = laid_out(self.engine, model.to(self.device))
     _no_lonely_image(self.model, spec.batch_size, len(self.images), d.shape)
     self.teacher, self.teacher_record = None, None

@@ -194,7 +194,7 @@ def flops_by_hand(model, x):
 @pytest.mark.parametrize('width', [16, 64])
 def test_parameters_and_operations_of_any_network_are_its_own(name, width):
     register(name)
-    model = models.build(name, 7, width=width, in_channels=1)
+    model = models.build_network(name, 7, width=width, in_channels=1)
     assert models.parameter_count(name, 7, width=width, in_channels=1) == sum(p.numel() for p in model.parameters())
     assert models.forward_flops(name, (1, 24, 32), 7, width=width) == flops_by_hand(model, torch.zeros(1, 1, 24, 32))
 
@@ -225,7 +225,7 @@ def test_a_resnet_learns_from_another_kind_of_network(tmp_path):
 def test_folding_leaves_batch_norms_that_stand_before_their_convolutions_alone():
     register('wrn16')
     torch.manual_seed(0)
-    model, x = models.build('wrn16', width=16), torch.randn(8, 3, 8, 8)
+    model, x = models.build_network('wrn16', width=16), torch.randn(8, 3, 8, 8)
     for _ in range(3): model(x) # running statistics that would show
     teacher = models.frozen(model)
     folded = fold_batch_norms(teacher)
@@ -238,7 +238,7 @@ def test_folding_leaves_batch_norms_that_stand_before_their_convolutions_alone()
     (lambda *_: torchvision.models.mobilenet_v2(), 'has no channels')])
 def test_a_network_without_features_or_channels_is_refused_in_words(build, words):
     models.network('mine', 'Mine', 'm')(build)
-    with pytest.raises(UserError, match=f"the network 'mine' {words}: its constructor must give"): models.build('mine')
+    with pytest.raises(UserError, match=f"the network 'mine' {words}: its constructor must give"): models.build_network('mine')
 
 
 # ---- pairs

@@ -323,7 +323,7 @@ def test_accuracies_are_those_of_float32_logits_and_the_stored_logits_keep_every
 
 def test_evaluation_gives_float32_logits(tmp_path):
     digits = data.load('digits')
-    model = models.build('resnet18', width=4, in_channels=1)
+    model = models.build_network('resnet18', width=4, in_channels=1)
     answers = training.evaluate(model, digits.test_images[:50], digits.test_labels[:50], digits.channel_stats())
     assert answers.dtype == np.float32 and answers.shape == (50, 10)
 
