@@ -190,8 +190,8 @@ def load_teacher(spec,    # RunSpec of a student
     if checkpoint.weights_sha256(weights) != record['weights']['best_sha256']:
         raise UserError(f'{name}: the weights in {path} are not those of its record. {how}')
     theirs = record['spec']
-    network = theirs['teacher'], dataset.num_classes, theirs['stem'], theirs['width'], dataset.shape[0]
-    model = models.build_network(*network)
+    stem, width = theirs['stem'], theirs['width']
+    model = models.build_network(theirs['teacher'], dataset.num_classes, stem, width, dataset.shape[0])
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
 
