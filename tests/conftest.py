@@ -116,3 +116,13 @@ LONG = 'test_report.py', 'test_mutations.py', 'test_experiments.py', 'test_readm
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
+
+
+def pytest_terminal_summary(terminalreporter):
+    "One line that says what was not checked here, and why."
+    reasons = [r.longrepr[2] for r in terminalreporter.stats.get('skipped', ())
+               if isinstance(r.longrepr, tuple)]
+    counts = {reason.removeprefix('Skipped: '): reasons.count(reason) for reason in reasons}
+    if not counts: return
+    text = '; '.join(f'{n} tests ({reason})' for reason, n in counts.items())
+    terminalreporter.write_line(f'Not checked here: {text}')

@@ -9,71 +9,112 @@ THEMES = 'light', 'dark'
 
 RULES = {'light': '', 'dark': ", runOnly: ['color-contrast']"}  # a theme changes colours alone
 
-# Code has thousands of coloured words of a few kinds; axe-core need not measure the contrast of each.
+# Code has thousands of coloured words of a few kinds; the contrast of one of each is enough.
 FIRST_OF_A_KIND = """() => {
   const seen = new Set()
-  for (const word of document.querySelectorAll('.highlight span'))
+  for (const word of document.querySelectorAll('.sourceCode span'))
     if (seen.has(word.className)) word.remove()
     else seen.add(word.className)
 }"""
 
+UNNAMED = """() => [...document.querySelectorAll('main :is(img, svg)')]
+  .filter(e => !e.alt && !e.getAttribute('aria-label') && !e.closest('[aria-hidden], [role=img]'))
+  .map(e => e.outerHTML.slice(0, 80))"""
 
-def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+UNANCHORED = """() => [...document.querySelectorAll('main :is(h2, h3, h4)')]
+  .filter(h => !(h.id || h.dataset.anchorId)).map(h => h.textContent)"""
+
+# What lies over the list of contents beside the page; what scrolls in a box does not count.
+OVERPRINTS = """() => {
+  const contents = document.querySelector('#quarto-margin-sidebar, #TOC')
+  if (!contents || getComputedStyle(contents).display === 'none') return []
+  const left = contents.getBoundingClientRect().left
+  if (left < 640) return []
+  return [...document.querySelectorAll('main *')]
+    .filter(e => !e.closest('.scroll *, svg *, pre *') && e.getBoundingClientRect().right > left + 1)
+    .map(e => e.outerHTML.slice(0, 80))
+}"""
+
+
+def pages(site):
+    "All pages, and of the pages of the runs, which are alike, three."
+    names = sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html')
+                   if 'site_libs' not in p.parts)
+    runs = [name for name in names if name.startswith('runs/')]
+    return [name for name in names if name not in runs] + runs[:2] + runs[-1:]
+
+
+@pytest.fixture(scope='module', params=['pandoc', pytest.param('quarto', marks=pytest.mark.quarto)])
+def site(request):
+    "The website of a study, by either renderer."
+    return request.getfixturevalue('full' if request.param == 'pandoc' else 'full_by_quarto')
 
 
 @pytest.fixture(scope='module')
-def opened(full, browser):
-    "A function from (page, theme) to the open page; what goes wrong while it opens is in its `errors`."
-    contexts = {t: browser.new_context(viewport={'width': 1280, 'height': 900}, color_scheme=t, offline=True) for t in THEMES}
+def opened(site, browser):
+    "A function from (page, theme) to the open page; what goes wrong there is in its `errors`."
+    window = {'width': 1280, 'height': 900}
+    contexts = {theme: browser.new_context(viewport=window, color_scheme=theme, offline=True)
+                for theme in THEMES}
 
     def open_(name, theme='light'):
         page = contexts[theme].new_page()
         page.errors = []
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
         page.on('pageerror', lambda e: page.errors.append(str(e)))
-        page.on('requestfailed', lambda r: None if 'mathjax' in r.url else page.errors.append(f'{r.url} failed'))
-        page.goto((full/name).as_uri(), wait_until='load')
+        page.on('request', lambda r: page.errors.append(f'asks for {r.url}')
+                if r.url.startswith('http') else None)
+        page.on('requestfailed', lambda r: page.errors.append(f'{r.url} failed'))
+        page.goto((site/name).as_uri(), wait_until='load')
         return page
 
     yield open_
     for c in contexts.values(): c.close()
 
 
-def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(full, opened):
-    found = []
-    for name in pages(full):
+def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(site, opened):
+    faults = []
+    for name in pages(site):
         page = opened(name)
         for width in WIDTHS:
             page.set_viewport_size({'width': width, 'height': 900})
             wide = page.evaluate('document.documentElement.scrollWidth')
-            if wide > width: found.append((name, width, f'{wide} pixels wide'))
-        errors = [e for e in page.errors if 'mathjax' not in e and 'ERR_INTERNET_DISCONNECTED' not in e]  # mathematics may need the network
-        if errors: found.append((name, errors))
-        broken = page.evaluate('[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))')
-        if broken: found.append((name, broken))
+            if wide > width: faults.append((name, width, f'{wide} pixels wide'))
+        faults += [(name, script[:40], e) for script in (UNNAMED, UNANCHORED, OVERPRINTS)
+                   for e in page.evaluate(script)[:3]]
+        faults += [(name, e) for e in page.errors]
         page.close()
-    assert not found
+    assert not faults
 
 
 @pytest.mark.parametrize('theme', THEMES)
-def test_no_serious_accessibility_fault(full, opened, theme):
+def test_no_serious_accessibility_fault(site, opened, theme):
     axe = pytest.importorskip('axe_playwright_python', reason='axe-core is not installed')
     script = (Path(axe.__file__).parent/'axe.min.js').read_text()
-    runs = [p for p in pages(full) if p.startswith('runs/')]
-    found = []
-    for name in [p for p in pages(full) if not p.startswith('runs/')] + runs[:1]:
+    run = f"axe.run(document, {{resultTypes: ['violations'], preload: false{RULES[theme]}}})"
+    faults = []
+    for name in pages(site):
         page = opened(name, theme)
         page.evaluate(FIRST_OF_A_KIND)
         page.evaluate(script)
-        for fault in page.evaluate(f"axe.run(document, {{resultTypes: ['violations']{RULES[theme]}}})")['violations']:
-            if fault['impact'] in ('serious', 'critical'):
-                found.append((name, fault['id'], len(fault['nodes']), [n['html'][:160] for n in fault['nodes'][:2]]))
+        for fault in page.evaluate(run)['violations']:
+            if fault['impact'] not in ('serious', 'critical'): continue
+            nodes = [node['html'][:160] for node in fault['nodes'][:2]]
+            faults.append((name, fault['id'], len(fault['nodes']), nodes))
         page.close()
-    assert not found
+    assert not faults
+
+
+def test_figures_follow_dark_mode(opened):
+    for theme, expected in ('light', 'none'), ('dark', 'invert(1) hue-rotate(180deg)'):
+        page = opened('pages/report/training.html', theme)
+        look = 'getComputedStyle(document.querySelector("figure.plot svg")).filter'
+        assert page.evaluate(look) == expected
+        page.close()
 
 
 def test_a_table_sorts_by_a_click_and_back(opened):
-    page = opened('pages/analysis.html')
+    page = opened('pages/report/analysis.html')
     table = page.locator('main table').filter(has_text='Gain, pp').first
     column = table.locator('th').all_inner_texts().index('Gain, pp')
     read = lambda: [float(t.replace('−', '-')) for t in table.locator(f'tbody tr td:nth-child({column + 1})').all_inner_texts() if t.strip()]  # without what was not run
@@ -89,7 +130,7 @@ def test_a_table_sorts_by_a_click_and_back(opened):
 
 
 def test_a_copied_table_is_numbers_for_a_spreadsheet(opened):
-    page = opened('pages/analysis.html')
+    page = opened('pages/report/analysis.html')
     page.evaluate("document.execCommand = () => { window.copied = document.activeElement.value; return true }")
     page.locator('main table').filter(has_text='Gain, pp').first.locator('xpath=following::button[@class="copy"][1]').click()
     lines = page.evaluate('window.copied').split('\n')
@@ -99,5 +140,5 @@ def test_a_copied_table_is_numbers_for_a_spreadsheet(opened):
     page.close()
 
 
-def test_a_page_weighs_less_than_3_MB(full):
-    for name in pages(full): assert (full/name).stat().st_size < 3e6, name
+def test_a_page_weighs_less_than_3_MB(site):
+    for name in pages(site): assert (site/name).stat().st_size < 3e6, name
