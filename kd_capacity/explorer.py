@@ -30,8 +30,8 @@ from .wording import count, interval, mean_std
 # %% ../nbs/site/03_explorer.ipynb #072dd3e4
 _fidelity_words = {'agreement': 'agreement with the teacher',
                    'kl_t1': 'KL(teacher ‖ student), T = 1', 'kl_t4': 'KL(teacher ‖ student), T = 4'}
-_short_words = {'test_best': 'test, best', 'test_final': 'test, last', 'validation_best': 'validation',
-                'kl_t1': 'KL, T = 1', 'kl_t4': 'KL, T = 4'}
+_short_words = {'test_best': 'test, best', 'test_final': 'test, last',
+                'validation_best': 'validation', 'kl_t1': 'KL, T = 1', 'kl_t4': 'KL, T = 4'}
 SHOWN_METRICS = {**statistics.METRICS, **{m: _fidelity_words.get(m, m) for m in MEASURES}}
 
 def unit(metric, of_difference=False):
@@ -75,6 +75,7 @@ def _text_in(record, *keys, length=None):
     value = get_in(record, *keys)
     return None if value is None else str(value)[:length]
 
+# %% ../nbs/site/03_explorer.ipynb #4287c942
 def record_summary(record):
     "The main fields of a record as pairs of texts."
     text = lambda *keys, length=None: _text_in(record, *keys, length=length)
@@ -107,7 +108,8 @@ def _short(name, value):
 def run_lines(history # DataFrame with the columns `records.HISTORY`
              ):
     "{curve: its values at epochs 1, 2, …}, those that the run has."
-    rows = history[history.epoch.between(1, MOST_EPOCHS)].drop_duplicates('epoch').set_index('epoch')
+    rows = history[history.epoch.between(1, MOST_EPOCHS)]
+    rows = rows.drop_duplicates('epoch').set_index('epoch')
     rows = rows.reindex(range(1, int(rows.index.max()) + 1) if len(rows) else [])
     known = [name for name in RUN_LINES if name in rows and rows[name].notna().any()]
     return {name: [_short(name, value) for value in rows[name]] for name in known}
@@ -227,6 +229,7 @@ class Difference(TypedDict):
     text: str
     interval: str
 
+# %% ../nbs/site/03_explorer.ipynb #43be6c2a
 def _in_place(runs):
     "(planned, stage, runs): the distilled runs of each stage as if they were the finals."
     baselines = runs[runs.planned & runs.stage.eq('final') & runs.role.eq('baseline')]
@@ -320,8 +323,9 @@ def differences(runs, results=None):
                  for metric in statistics.METRICS}
     fidelity = _fidelity_differences(runs, every, results)
     def of_cell(settings, metric):
-        if metric not in by_metric: known = [fidelity.get((cell_key(settings, every), metric))]
-        else: known = [table.get(cell_key(settings, columns)) for table, columns in by_metric[metric]]
+        known = [table.get(cell_key(settings, columns))
+                 for table, columns in by_metric.get(metric, ())]
+        known.append(fidelity.get((cell_key(settings, every), metric)))
         return [difference for difference in known if difference]
     return of_cell
 
@@ -370,6 +374,7 @@ class RunData(TypedDict):
     curves: dict           # of `run_lines`
     teacher: str | None    # run_id
 
+# %% ../nbs/site/03_explorer.ipynb #8eedca5e
 def _planned_specs(names, results):
     "{run_id: RunSpec} of the plans, for runs that left no record."
     ours = [name for name in names if not tables.imported(name)]
