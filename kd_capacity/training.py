@@ -191,7 +191,8 @@ def load_teacher(spec,    # RunSpec of a student
         raise UserError(f'{name}: the weights in {path} are not those of its record. {how}')
     theirs = record['spec']
     stem, width = theirs['stem'], theirs['width']
-    model = models.build_network(theirs['teacher'], dataset.num_classes, stem, width, dataset.shape[0])
+    classes, channels = dataset.num_classes, dataset.shape[0]
+    model = models.build_network(theirs['teacher'], classes, stem, width, channels)
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
 
