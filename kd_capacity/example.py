@@ -6,10 +6,10 @@
 __all__ = ['example_row', 'example_frame', 'example_cell', 'write_example']
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a12
-from dataclasses import asdict, replace
 from functools import cache
-import numpy as np, pandas as pd
-from . import fidelity, models, records
+import numpy as np
+from . import fidelity, models, run_files
+from .records import COLUMNS, run_table
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a15
 @cache
@@ -19,15 +19,13 @@ def example_row(spec,      # RunSpec of the run
                 **values): # columns of `records.load_runs`, e.g. test_best
     "A complete run as a row of `records.load_runs`, a dict."
     settings = spec.to_dict()
-    known = {name: settings.get(name) for name in records.COLUMNS} | {'run_id': spec.run_id}
+    known = {name: settings.get(name) for name in COLUMNS} | {'run_id': spec.run_id}
     size = _parameters_of(spec.arch, spec.width)
     return {**known, 'status': 'complete', 'data_sha256': 'ab', 'parameters': size, **values}
 
 def example_frame(rows): # of `example_row`
     "Rows as `records.load_runs` returns them, a DataFrame."
-    numbers = dict.fromkeys(records._numbers, float)
-    whole = {name: 'Int64' for name in ('seed', 'epochs', 'width')}
-    return pd.DataFrame(rows, columns=records.COLUMNS).astype(numbers).astype(whole)
+    return run_table(rows)
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a17
 def example_cell(spec,       # RunSpec; its seed is replaced
@@ -82,6 +80,6 @@ def write_example(specs,        # RunSpecs, teachers before their students
         teacher = logits.get(spec.teacher_run)
         measured = None if teacher is None else _example_fidelity(teacher, z)
         reason = (failure or {}).get(spec.run_id)
-        records.write_logits(spec.run_id, z, z, labels, root)
-        records.write_history(spec.run_id, _example_history(spec, accuracy), root)
-        records.write_record(_example_record(spec, accuracy, measured, reason), root)
+        run_files.write_logits(spec.run_id, z, z, labels, root)
+        run_files.write_history(spec.run_id, _example_history(spec, accuracy), root)
+        run_files.write_record(_example_record(spec, accuracy, measured, reason), root)

@@ -41,6 +41,31 @@ def test_interval_of_a_mean_is_students():
     assert a[['mean_low', 'mean_high']].iloc[0].tolist() == pytest.approx([95.2 - 4.302653*0.2/3**0.5, 95.2 + 4.302653*0.2/3**0.5], abs=1e-5)
 
 
+def test_an_interval_of_an_accuracy_stays_within_what_is_possible():
+    wide = [.93, .99, .99]
+    r = tables.accuracy_table(frame(cell(baseline(), wide))).iloc[0]
+    uncut = stats.t.interval(.95, 2, 100*np.mean(wide), 100*np.std(wide, ddof=1)/3**.5)
+    assert uncut[1] > 100 and (r.mean_high, r.mean_cut) == (100, True) and r.mean_low == pytest.approx(uncut[0])
+    text = tables.accuracy_text(tables.accuracy_table(frame(cell(baseline(), wide))))
+    assert text['95 % interval, %'][0] == f'[{uncut[0]:.2f}, 100.00], cut at what is possible'
+    assert not tables.accuracy_table(frame(cell(baseline(), A))).mean_cut[0]
+
+
+def test_a_gain_knows_its_teachers_lead_and_both_sizes():
+    teachers = [config.run_spec('demo', 'teacher', teacher='resnet50', seed=i) for i in (0, 1)]
+    rows = [row(t, test_best=a) for t, a in zip(teachers, (.97, .90))] + cell(student(), A) + cell(baseline(), B)
+    r = tables.gains(frame(rows)).iloc[0]
+    assert (r.teacher_mean, r.accuracy_gap) == (pytest.approx(97), pytest.approx(97 - 95))  # of the run that they learned from
+    assert r.teacher_parameters/r.student_parameters == frame(rows).parameters[0]/frame(cell(baseline(), B)).parameters[0]
+
+
+def test_a_study_without_ablations_says_so():
+    runs = frame(cell(student(), A) + cell(baseline(), B))
+    assert len(tables.clipping_text(tables.clipping_ablation(runs))) == 0
+    assert tables.clipping_finding(tables.clipping_ablation(runs)) == 'The study has no clipping ablation'
+    assert tables.stem_finding(tables.stem_ablation(runs)) == 'The study has no stem ablation'
+
+
 def test_metric_is_chosen_and_checked():
     runs = frame([row(student(), test_best=.9, test_final=.8), row(baseline(), test_best=.7, test_final=.5)])
     assert tables.gains(runs).gain[0] == pytest.approx(20)
