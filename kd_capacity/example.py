@@ -9,7 +9,7 @@ __all__ = ['example_row', 'example_frame', 'example_cell', 'write_example']
 from functools import cache
 import numpy as np
 from . import fidelity, models, run_files
-from .records import COLUMNS, run_table
+from .records import run_table
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a15
 @cache
@@ -19,9 +19,9 @@ def example_row(spec,      # RunSpec of the run
                 **values): # columns of `records.load_runs`, e.g. test_best
     "A complete run as a row of `records.load_runs`, a dict."
     settings = spec.to_dict()
-    known = {name: settings.get(name) for name in COLUMNS} | {'run_id': spec.run_id}
     size = _parameters_of(spec.arch, spec.width)
-    return {**known, 'status': 'complete', 'data_sha256': 'ab', 'parameters': size, **values}
+    fixed = {'run_id': spec.run_id, 'status': 'complete', 'data_sha256': 'ab'}
+    return {**settings, **fixed, 'parameters': size, **values}
 
 def example_frame(rows): # of `example_row`
     "Rows as `records.load_runs` returns them, a DataFrame."

@@ -17,6 +17,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'INK', 'H
 # %% ../nbs/evidence/09_figures.ipynb #1401f570
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from .basics import moved_to
 from .losses import METHODS
 from .naming import method_colour, method_name, signed_text
 from .records import generalisation_gap, selection_metric
@@ -321,7 +322,6 @@ def _forest_rows(gains, pooled):
 
 def _shade_claim(ax, y):
     "Where the paper's claim puts the interval: right of zero."
-    ax.fill_between([0, 1], y - .42, y + .42, transform=ax.get_yaxis_transform(), color='none')
     right = ax.get_xlim()[1]
     ax.fill_between([0, right], y - .42, y + .42, color=SHADE, linewidth=0, zorder=0)
 
@@ -738,15 +738,16 @@ def plot_gradient_norms(curves,        # `tables.curves` of one cell
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #68a95fbd
-def _norm_columns(curves): return curves[[f'norm_{g}_max' for g in GROUPS]].astype(float)
+def _largest_norms_of(curves): return curves[[f'norm_{g}_max' for g in GROUPS]].astype(float)
 
 def plot_norms_side_by_side(cells,         # [(title, colour, curves)]
                             threshold=1.0): # max_norm of the clip
     "`plot_gradient_norms` of each cell that has any norm, on one scale; None where none has."
-    cells = [cell for cell in cells if _norm_columns(cell[2]).gt(0).any(axis=None)]
+    cells = [cell for cell in cells if _largest_norms_of(cell[2]).gt(0).any(axis=None)]
     if not cells: return None
     drawn = panels(len(cells), 4.3, 3.1)
-    seen = pd.concat([_norm_columns(curves).where(lambda v: v > 0).stack() for *_, curves in cells])
+    norms = pd.concat([_largest_norms_of(curves) for *_, curves in cells])
+    seen = norms.where(norms > 0).stack()
     lowest, highest = min(seen.min(), threshold), max(seen.max(), threshold)
     drawn[0].set_ylim(lowest/1.5, highest*1.5)  # before names are placed
     for ax, (title, colour, curves) in zip(drawn, cells):
@@ -974,10 +975,7 @@ _plots = [
     'equivalence', 'convergence', 'gap', 'learning_rate', 'gradient_norms', 'norms_by_method',
     'agreement', 'class_differences', 'disagreements', 'reliability', 'stems', 'run_losses',
     'run_accuracy', 'run_norms']  # now plot_…
-_other_names = {'spread': push_apart, 'colour': method_colour,
-                'COLOURS': dict(zip(METHODS, map(method_colour, METHODS)))}
+_verbs = dict(zip(_plots, map('plot_{}'.format, _plots)))
 
-def __getattr__(name): # a name that this module had earlier
-    if name in _plots: return globals()[f'plot_{name}']
-    if name in _other_names: return _other_names[name]
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = moved_to({'figures': {**_verbs, 'spread': 'push_apart'},
+                        'naming': {'colour': 'method_colour'}}, __name__)

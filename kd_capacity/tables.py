@@ -26,7 +26,8 @@ from .fidelity_tests import MEASURES, bin_by_confidence, calibration_error, clos
 from .losses import option_fields
 from .models import parameter_count
 from .profiles import distilled_cells, grid, profile, profiles, study_runs
-from .records import load_runs, published
+from .records import PAPER_RUNS, load_runs, paper_curves, paper_runs
+from .records import published as published_figures
 from .run_files import GROUPS, HISTORY, history, logits, read_record
 from .statistics import (METRICS, OF_ANY_RUN, OF_DISTILLATION, contrast, difference,
                                     summary)
@@ -92,12 +93,13 @@ def with_plan(runs,  # DataFrame of `records.load_runs`
     table = pd.concat(parts) if parts else recorded
     return table.set_index('run_id', drop=False).loc[ids].reset_index(drop=True)
 
-# %% ../nbs/evidence/07_tables.ipynb #a85c82d7
+# %% ../nbs/evidence/07_tables.ipynb #a85c82d6
 def imported(name): # of a profile or of imported runs
     "Whether a name stands for the authors' runs and not for a profile."
-    return name == AUTHORS and name not in profiles()
+    return name in (AUTHORS, PAPER_RUNS) and name not in profiles()
 
 def _recorded_runs(name, results):
+    if name == PAPER_RUNS and imported(name): return paper_runs()
     return load_runs(Path(results or results_dir())/name)
 
 def _open_finals(p, specs, no_runs):
@@ -108,6 +110,7 @@ def _open_finals(p, specs, no_runs):
     table = with_plan(no_runs, waiting)
     return table.assign(**{option: np.nan for option in p.selection.grid if option in table})
 
+# %% ../nbs/evidence/07_tables.ipynb #a85c82d7
 def planned(name,          # a profile
             results=None): # results folder; None: `config.results_dir()`
     "The runs of a profile as its plan has them; what else lies in its folder: `unplanned`."
@@ -151,7 +154,7 @@ def _width(row, role): # of a network of a cell
     if role == 'teacher' and not pd.isna(row.get('teacher_width')): return row['teacher_width']
     return row.get('width')
 
-def _sizes(runs):
+def _recorded_sizes(runs):
     "{(profile, data, architecture, width): parameters}, as the networks' own runs recorded them."
     own = runs[runs.stem.eq('cifar') & runs.parameters.notna()]
     arch = own.teacher.where(own.role.eq('teacher'), own.student)
@@ -194,7 +197,7 @@ def gains(runs,                # DataFrame of `records.load_runs`, best through 
     shared, by = baseline_columns(runs), student_columns(runs) + baseline_columns(runs)
     finals = _rows_where(runs, stage='final')
     baseline_of = _lookup(_rows_where(finals, role='baseline'), ['student'] + shared)
-    teacher_mean, sizes, rows = _teacher_means(runs, metric), _sizes(runs), []
+    teacher_mean, sizes, rows = _teacher_means(runs, metric), _recorded_sizes(runs), []
     for settings, cell in _cells(_rows_where(finals, role='student'), by):
         row = {**settings, **_gain_numbers(cell, baseline_of(settings), metric), 'metric': metric}
         row['teacher_parameters'] = _parameters_of_network(settings, 'teacher', sizes)
@@ -303,11 +306,11 @@ def stem_ablation(runs,
     return pd.DataFrame(rows, columns=by + ['stem'] + _counts + _mean_bounds + _compared)
 
 # %% ../nbs/evidence/07_tables.ipynb #18288275
-_options = list(option_fields())
+_method_options = list(option_fields())
 
 def _control_settings(settings):
     "The settings of a cell's control: those of the pair, without the method and its options."
-    open_options = {c: None for c in _options if c in settings}
+    open_options = {c: None for c in _method_options if c in settings}
     return {**settings, **open_options, 'method': 'none'}
 
 def _control_key(settings, runs):
@@ -580,8 +583,10 @@ def curves(runs,      # DataFrame of `records.load_runs`
            root=None): # results folder that holds the histories
     "history.csv of every complete run that has one, each row with what its run was."
     columns = [c for c in _of_a_curve if c in runs]
-    complete = _rows_where(runs, status='complete')[columns].to_dict('records')
-    histories = [h for run in complete if (h := _history_of(run, root)) is not None]
+    complete = _rows_where(runs, status='complete')[columns]
+    if set(complete.profile) == {PAPER_RUNS}: return paper_curves().merge(complete, on='run_id')
+    runs_of = complete.to_dict('records')
+    histories = [h for run in runs_of if (h := _history_of(run, root)) is not None]
     if not histories: return pd.DataFrame(columns=HISTORY + columns)
     return pd.concat(histories, ignore_index=True)
 
@@ -679,7 +684,7 @@ def selected(runs): # DataFrame of `records.load_runs`
     """One row a distilled cell of the finals: its options, how many configurations were tried, and
     the best validation (v1: test) accuracy among them in percent."""
     tried = _rows_where(runs, stage='select', status='complete')
-    options = [c for c in _options if c in runs and c != 'normalize']
+    options = [c for c in _method_options if c in runs and c != 'normalize']
     by, rows = ['profile', 'protocol', *pair_columns(runs), 'method', *options], []
     for settings, cell in _cells(_rows_where(runs, stage='final', role='student'), by):
         rows.append({**settings, **_count(cell, 'test_best'),
@@ -713,9 +718,9 @@ _of_the_paper = ['version', *_of_a_cell, 'alpha', 'temperature', 'stem', 'mean',
 def published_table(metric='test_best'): # a key of METRICS; v1 has the best epoch alone
     "The paper's figures, one row a cell and version, as printed."
     one_of('metric', metric, tuple(METRICS))
-    parts = [_tidy_v2(published('v2'), metric).assign(version='v2')]
+    parts = [_tidy_v2(published_figures('v2'), metric).assign(version='v2')]
     if metric == 'test_best':
-        parts.insert(0, _tidy_v1(published('v1')).assign(version='v1'))
+        parts.insert(0, _tidy_v1(published_figures('v1')).assign(version='v1'))
     return pd.concat(parts)[_of_the_paper].reset_index(drop=True)
 
 # %% ../nbs/evidence/07_tables.ipynb #1c0a7e19
@@ -800,22 +805,20 @@ def state(names=None,    # profiles; None: all there are
     return pd.DataFrame([_state_of(name, results) for name in names or everything])
 
 # %% ../nbs/evidence/07_tables.ipynb #1c0a7e1f
-_earlier_names = {
-    'accuracy': 'accuracy_table', 'fidelity': 'fidelity_table', 'answers': 'answers_reader',
-    'disagreements': 'disagreement_table', 'calibration': 'calibration_table',
-    'reliability': 'reliability_table', 'published': 'published_table'}
-_moved = {'wording': [
-              'MISSING', 'NO_LOGITS', 'accuracy_text', 'as_markdown', 'calibration_finding',
-              'calibration_text', 'class_finding', 'class_text', 'clipping_finding',
-              'clipping_text', 'count', 'disagreement_finding', 'disagreements_text',
-              'ending_finding', 'evidence', 'fidelity_finding', 'fidelity_tests_text',
-              'fidelity_text', 'gains_finding', 'gains_text', 'gap_finding', 'headline',
-              'interval', 'links', 'mean_std', 'norms_finding', 'norms_text', 'plain',
-              'runs_address', 'schedule_finding', 'selected_text', 'settings_text',
-              'state_text', 'stem_finding', 'stem_text', 'styled', 'unread'],
-          'records': ['generalisation_gap', 'judged_by'],
-          'naming': ['network', 'pair', 'method', 'signed']}
-_find_moved = moved_to(_moved, __name__)
-
-def __getattr__(name): # a name that this module had earlier
-    return globals()[_earlier_names[name]] if name in _earlier_names else _find_moved(name)
+__getattr__ = moved_to({
+    'tables': {'accuracy': 'accuracy_table', 'fidelity': 'fidelity_table',
+               'answers': 'answers_reader', 'disagreements': 'disagreement_table',
+               'calibration': 'calibration_table', 'reliability': 'reliability_table',
+               'published': 'published_table'},
+    'records': {'judged_by': 'selection_metric', 'generalisation_gap': 'generalisation_gap'},
+    'naming': {'network': 'network_name', 'pair': 'pair_name', 'method': 'method_name',
+               'signed': 'signed_text'},
+    'wording': [
+        'MISSING', 'NO_LOGITS', 'accuracy_text', 'as_markdown', 'calibration_finding',
+        'calibration_text', 'class_finding', 'class_text', 'clipping_finding', 'clipping_text',
+        'count', 'disagreement_finding', 'disagreements_text', 'ending_finding', 'evidence',
+        'fidelity_finding', 'fidelity_tests_text', 'fidelity_text', 'gains_finding',
+        'gains_text', 'gap_finding', 'headline', 'interval', 'links', 'mean_std',
+        'norms_finding', 'norms_text', 'plain', 'runs_address', 'schedule_finding',
+        'selected_text', 'settings_text', 'state_text', 'stem_finding', 'stem_text', 'styled',
+        'unread']}, __name__)

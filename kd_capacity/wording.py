@@ -17,6 +17,7 @@ import os, re
 import numpy as np, pandas as pd
 from html import escape
 from urllib.parse import quote, urlencode
+from .basics import moved_to
 from .config import RunSpec
 from .losses import option_fields, option_symbol
 from .naming import method_name, network_name, signed_text, source_name
@@ -704,6 +705,4 @@ def headline(name,                # a profile
     return '\n'.join([*lines, evidence_sentence(name)])
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b1f
-def __getattr__(name): # a name that `tables` had earlier
-    if name == 'evidence': return evidence_sentence
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = moved_to({'wording': {'evidence': 'evidence_sentence'}}, __name__) # of `tables`

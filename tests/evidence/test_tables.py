@@ -155,7 +155,7 @@ def test_nothing_run_makes_every_table(name, tmp_path):
     for table, text in ((tables.gains(runs), tables.gains_text), (tables.accuracy(runs), tables.accuracy_text),
                         (tables.clipping_ablation(runs), tables.clipping_text), (tables.stem_ablation(runs), tables.stem_text),
                         (tables.fidelity(runs, tmp_path), tables.fidelity_text)):
-        assert len(table) and table.n.sum() == 0
+        assert table.n.sum() == 0 and (len(table) or not config.profile(name).clipping_ablation)
         assert tables.styled(text(table))._repr_html_().count('not run') >= len(table)
     assert 'No gain can be computed yet' in tables.headline(name, tmp_path)
 

@@ -377,10 +377,10 @@ def test_light_and_dark(visit, address, scheme):
     for selector in '.number strong', '.numbers .soft', '.choices span', '.runs td', '.told dt', '.command code': assert contrast(page, selector) >= 4.5, selector
     strokes = set(page.eval_on_selector_all('.lines path[stroke]', 'paths => paths.map(p => p.getAttribute("stroke").toLowerCase())'))
     for m in 'logit', 'none':
-        expected = figures.COLOURS[m] if scheme == 'light' else explorer.tint(figures.COLOURS[m])
+        expected = figures.colour(m) if scheme == 'light' else explorer.tint(figures.colour(m))
         assert expected.lower() in strokes
     page.emulate_media(color_scheme={'light': 'dark', 'dark': 'light'}[scheme])  # redrawn in the other colours
-    other = explorer.tint(figures.COLOURS['logit']) if scheme == 'light' else figures.COLOURS['logit']
+    other = explorer.tint(figures.colour('logit')) if scheme == 'light' else figures.colour('logit')
     page.wait_for_function('c => [...document.querySelectorAll(".lines path[stroke]")].some(p => p.getAttribute("stroke").toLowerCase() === c)', arg=other.lower())
 
 
@@ -390,7 +390,7 @@ def test_quarto_has_its_own_switch(visit, address):
     assert dark() == '0'
     page.evaluate('document.body.classList.add("quarto-dark")')
     assert dark() == '1'
-    page.wait_for_function('c => [...document.querySelectorAll(".lines path[stroke]")].some(p => p.getAttribute("stroke").toLowerCase() === c)', arg=explorer.tint(figures.COLOURS['logit']))
+    page.wait_for_function('c => [...document.querySelectorAll(".lines path[stroke]")].some(p => p.getAttribute("stroke").toLowerCase() === c)', arg=explorer.tint(figures.colour('logit')))
     page.emulate_media(color_scheme='dark')
     page.evaluate('document.body.className = "quarto-light"')
     assert dark() == '0'
