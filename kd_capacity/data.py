@@ -145,8 +145,8 @@ def source(name: str,  # in specs, profiles and records
 
 # %% ../nbs/method/01_data.ipynb #0afc0a34
 def _read_digits():
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    from sklearn.datasets import load_digits # takes a second, and the digits are cached
+    from sklearn.model_selection import train_test_split # as above
     raw = load_digits()
     images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
     # every run of every study: the same split
@@ -184,7 +184,7 @@ def _one_at_a_time(path):
 def cifar10(root=None, # folder of cifar-10-batches-py; None: data_dir()/'cifar10'
            ) -> Dataset:
     "CIFAR-10 (Krizhevsky 2009) by torchvision, downloaded where missing, checked by MD5."
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10 # takes a second that no other data set needs
     root = Path(root or data_dir() / 'cifar10').expanduser()
     def read(download):
         return [CIFAR10(root, train=train, download=download) for train in (True, False)]

@@ -22,7 +22,6 @@ LATER = {
     'benchmark': ['figures'],
 }  # chapter: later chapters that it imports
 BARE = {
-    'data': 3,
     'study': 9,
     'benchmark': 3,
     'explorer': 1,
@@ -34,9 +33,8 @@ TWICE = set("""
     load main moderation network_name source_name spread table value_text
     """.split())  # names that two modules define
 UNTIDY = set("""
-    benchmark calls checkpoint clipping config data engine example explorer fidelity
-    figures losses models more_losses profiles run_files show site_build staging statistics
-    study tables teacher_cache training
+    benchmark example explorer figures run_files show site_build staging statistics study
+    tables
     """.split())  # modules with lines over 100 columns, or other findings of ruff
 
 
