@@ -24,17 +24,13 @@ LATER = {
 BARE = {
     'study': 9,
     'benchmark': 3,
-    'explorer': 1,
 }  # module: imports inside functions that no comment explains
 TWICE = set("""
-    EPOCHS METRICS PAPER_RUNS STAGES _Part _cell _chosen _heading _interval _key _listed
-    _of_a_student _options _p _pair _pairs _place _printed _row _settings _spec _students
-    _surroundings _take agreement build cells contrast curves digits equivalence gradient_norms
-    load main moderation network_name source_name spread table value_text
+    _Part _by_seed _by_size _cell_name _heading _interval _networks _pair _place _several_widths
+    _surroundings _take load main p_text table value_text write
     """.split())  # names that two modules define
 UNTIDY = set("""
-    benchmark example explorer figures run_files show site_build staging statistics study
-    tables
+    benchmark explorer figures front run_files show site_build staging study
     """.split())  # modules with lines over 100 columns, or other findings of ruff
 
 
