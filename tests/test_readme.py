@@ -42,6 +42,7 @@ def test_make_plan_as_written():
 
 @pytest.mark.parametrize('command, starts', [('make study PROFILE=paper-v2 JOBS=4', 'kd_capacity.study run paper-v2 --jobs 4'),
                                              ('make report PROFILE=paper-v2', '_site/index.html'), ('make lab', 'jupyter lab'), ('make export', 'nbdev_export'), ('make bench', 'nbs/report/benchmark.ipynb'),
+                                             ('make quarto', 'quarto-cli'),
                                              ('make report RUNS=authors AUTHORS_ZIP=raw_results_json.zip', '_site/index.html')])
 def test_what_would_train_for_days_or_open_a_window_names_its_program(command, starts):
     assert command in (ROOT/'README.md').read_text()
