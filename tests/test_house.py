@@ -18,7 +18,7 @@ PARTS = 'method', 'study', 'evidence', 'site'
 
 # What is not in order yet. These lists only shrink, and are empty in the end.
 LATER = {
-    'study': ['figures'],
+    
     'benchmark': ['figures'],
 }  # chapter: later chapters that it imports
 BARE = {

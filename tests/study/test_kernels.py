@@ -8,7 +8,7 @@ import time
 import nbformat
 import pytest
 
-from kd_capacity.study import warm_kernels
+from kd_capacity.kernels import warm_kernels
 
 
 def notebook(path, source):

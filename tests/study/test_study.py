@@ -3,22 +3,24 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+import time
 
 import pandas as pd
 import pytest
 
+from conftest import ROOT
 from made_up import write
 
 from kd_capacity import records, study
-from kd_capacity.config import UserError, profile, study_runs
+from kd_capacity.basics import UserError
+from kd_capacity.profiles import DistilledCell, profile, study_runs
 
 TINY = '''description = "for tests"
 pairs = [["resnet34", "resnet18"]]
 methods = ["feature"]
 seeds = [0]
 teacher_epochs = 1
-selection = { seed = 0, alphas = [0.3, 0.7], temperatures = [4.0] }
+selection = { seed = 0, grid = { alpha = [0.3, 0.7] } }
 [run]
 data = "digits"
 width = 2
@@ -110,9 +112,11 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
                                      capture_output=True, text=True)
     first = run()
     assert first.returncode != 0 and f'{baseline.run_id} failed: the loss was not finite at step' in first.stderr
+    assert first.stderr.strip().splitlines()[-1].startswith('The first reason: failed: the loss was not finite')
+    assert 'running over TCP' not in first.stdout + first.stderr and not any('running over TCP' in p.read_text() for p in results.rglob('*.log'))
     assert '4 of 5 runs done, 1 failed' in first.stdout
     runs = records.load_runs(results)
-    selected = study.read_selection('tiny', results)['resnet34', 'resnet18', 'feature']['alpha']
+    selected = study.read_selection('tiny', results)[DistilledCell('resnet34', 'resnet18', 'feature')]['alpha']
     best = runs[runs.stage == 'select'].sort_values(['validation_best', 'alpha'], ascending=[False, True]).iloc[0]
     assert selected == best.alpha and runs[(runs.stage == 'final') & (runs.role == 'student')].alpha.tolist() == [selected]
 
@@ -122,3 +126,124 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
     after = {p: p.stat().st_mtime_ns for p in results.glob('**/record.json')}
     assert len(after) == 5 and all(after[p] == t for p, t in before.items())
     assert (records.run_folder(baseline.run_id, results)/'run.ipynb').exists()
+
+
+# --- before the first run
+
+def call(*given, **env):
+    return subprocess.run([sys.executable, '-m', 'kd_capacity.study', *map(str, given)], capture_output=True, text=True, env={**os.environ, **env})
+
+
+def tiny(tmp_path, monkeypatch, text=TINY):
+    (tmp_path/'profiles').mkdir()
+    (tmp_path/'profiles'/'tiny.toml').write_text(text)
+    monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
+    return tmp_path/'results'
+
+
+def test_without_images_nothing_is_started_and_the_reason_is_said(tmp_path, monkeypatch):
+    results = tiny(tmp_path, monkeypatch, TINY.replace('"digits"', '"image_folder"'))
+    done = call('run', 'tiny', '--results', results, KD_IMAGE_FOLDER=str(tmp_path/'none'))
+    assert done.returncode == 1 and str(tmp_path/'none') in done.stderr and 'Traceback' not in done.stderr
+    assert done.stdout == '' and not list(tmp_path.rglob('papermill.log'))
+
+
+def test_a_teacher_that_came_without_its_weights_is_named_before_its_students_start(tmp_path, monkeypatch):
+    results = tiny(tmp_path, monkeypatch, TINY.replace('selection', '# selection'))
+    teacher = next(s for s in study_runs('tiny') if s.role == 'teacher')
+    write([teacher], results)
+    with pytest.raises(UserError, match='has a record and no weights.pt'): study.preflight('tiny', results)
+    (records.run_folder(teacher.run_id, results)/'weights.pt').touch()
+    study.preflight('tiny', results)
+
+
+def test_a_full_disk_is_said_before_the_first_run(tmp_path, monkeypatch):
+    import shutil
+    full = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(study.shutil, 'disk_usage', lambda folder: full)
+    with pytest.raises(UserError, match='0.0 GB free'): study.preflight('demo', tmp_path/'not'/'there')
+
+
+def test_a_run_that_could_not_start_says_why_last(tmp_path, monkeypatch, capsys):
+    results = tiny(tmp_path, monkeypatch)
+    folder = records.run_folder(next(iter(study.runs_of('tiny', results))), results)
+    folder.mkdir(parents=True)
+    (folder/'papermill.log').write_text('…\nUserError: CIFAR-10 is not complete in /x.\n')
+    study._report_failures('tiny', results, 1)
+    assert capsys.readouterr().err.strip().endswith('The first reason: CIFAR-10 is not complete in /x.')
+
+
+def test_every_command_says_what_it_takes():
+    shown = call('--help')
+    assert shown.returncode == 0 and all(word in shown.stdout for word in ('--jobs', '--limit', 'runs at a time', 'plan'))
+    wrong = call('rnu', 'demo')
+    assert wrong.returncode == 1 and "Did you mean 'run'?" in wrong.stderr and 'Traceback' not in wrong.stderr
+
+
+@pytest.mark.parametrize('text, says', [('5', 'not valid'), ('{"chosen": []}', 'selected_by is missing'), ('{"selected_by": "luck", "chosen": []}', 'test_best'),
+                                        ('{"selected_by": "test_best", "chosen": [{"student": "resnet18", "method": "logit", "alhpa": 1}]}', 'alhpa')])
+def test_a_selection_that_is_none_is_refused_in_words(text, says, tmp_path):
+    path = study.selection_file('paper-v2', tmp_path)
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError) as e: study.runs_of('paper-v2', tmp_path)
+    assert says in str(e.value) and str(path) in str(e.value) and '\n' not in str(e.value)
+
+
+# --- one GPU for each run
+
+SHOW = 'import os, sys, time; print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ["KD_JOBS"], flush=True); time.sleep(float(sys.argv[1]))'
+
+
+def on_gpu(names, share, folder, seconds):
+    wrapper = ROOT/'workflow'/'on_gpu.py'
+    return subprocess.Popen([sys.executable, wrapper, names, str(share), folder, sys.executable, '-c', SHOW, str(seconds)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize('names, jobs', [('0', 1), ('0', 3), ('0,1', 2), ('0,1', 5), ('MIG-a/1/0,MIG-b', 2), ('0,1,2,3,4,5,6,7', 8)])
+def test_runs_are_spread_over_the_gpus(names, jobs, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', names)
+    slots = study.gpu_slots(jobs)
+    assert len(slots.gpus)*slots.share >= jobs
+    running = [on_gpu(','.join(slots.gpus), slots.share, tmp_path/'slots', 60) for _ in range(jobs)]
+    seen = [p.stdout.readline().split() for p in running]
+    for p in running: p.kill()
+    for p in running: p.wait()
+    counts = [[gpu for gpu, _ in seen].count(name) for name in names.split(',')]
+    assert sum(counts) == jobs and max(counts) - min(counts) <= 1 and {share for _, share in seen} == {str(slots.share)}
+
+
+def test_a_slot_is_free_again_when_its_run_is_killed(tmp_path):
+    first = on_gpu('7', 1, tmp_path/'slots', 60)
+    assert first.stdout.readline().split()[0] == '7'
+    second = on_gpu('7', 1, tmp_path/'slots', 0)
+    time.sleep(1)
+    assert second.poll() is None  # waits
+    first.kill(); first.wait()
+    assert second.wait(20) == 0 and second.stdout.readline().split()[0] == '7'
+
+
+def test_without_gpus_the_runs_are_not_wrapped(monkeypatch):
+    for names in '', '-1':
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', names)
+        assert 'gpus=none' in study.snakemake_command('demo', 'r', 2)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,1')
+    command = study.snakemake_command('demo', 'r', 4)
+    assert {'gpus=0,1', 'share=2', 'gpu_slot=4'} <= set(command)
+
+
+# --- limited time
+
+def test_a_study_stops_in_time_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    results = tiny(tmp_path, monkeypatch, TINY.replace('epochs = 1\n', 'epochs = 20000\n').replace('selection', '# selection'))
+    start = time.monotonic()
+    done = call('run', 'tiny', '--results', results, '--limit', '45s')
+    assert done.returncode == 0, done.stderr
+    assert 'The time is up; ' in done.stdout and 'runs are left' in done.stdout and time.monotonic() - start < 150
+    begun = [s for s in study.runs_of('tiny', results) if study.state_of(s, results) == 'begun']
+    assert begun and (records.run_folder(begun[0], results)/'checkpoint.pt').exists()
+
+
+def test_a_length_of_time_is_checked(tmp_path):
+    done = call('run', 'demo', '--results', tmp_path, '--limit', 'soon')
+    assert done.returncode == 1 and "'soon' is no length of time" in done.stderr
