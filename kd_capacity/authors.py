@@ -145,7 +145,7 @@ def _checked_results(value, member, path):
 STAGE_FOLDERS = {'teachers': 'teacher', 'select': 'select', 'final': 'final',
                  'stem_ablation': 'stem', 'bug_ablation': 'clipping'}  # theirs: ours
 
-def _networks(run, stage):
+def _roles(run, stage):
     "Role, teacher and student of a run."
     if stage == 'teacher': return {'role': 'teacher', 'teacher': run.model, 'student': None}
     role = 'baseline' if run.teacher is None else 'student'
@@ -155,7 +155,7 @@ def _our_spec(run, stage):
     "The fields of a RunSpec that the archive determines."
     options = {'alpha': run.alpha, 'temperature': run.temperature, 'beta': run.feat_beta}
     has = losses.METHODS[run.kd_type].options.model_fields
-    return {'profile': AUTHORS, 'stage': stage, **_networks(run, stage), 'method': run.kd_type,
+    return {'profile': AUTHORS, 'stage': stage, **_roles(run, stage), 'method': run.kd_type,
             'stem': run.stem, 'seed': run.seed, 'epochs': run.epochs,
             'clipping': 'student_only' if run.no_proj_clip else 'union',
             'data': 'cifar10', 'protocol': 'v2', 'width': 64,

@@ -166,7 +166,8 @@ def cost_by_cell(
     stage = cells.stage.map({name: i for i, name in enumerate(STAGES)}).fillna(len(STAGES))
     role = cells.role.map({name: i for i, name in enumerate(ROLES)}).fillna(len(ROLES))
     order = pd.DataFrame({'stage': stage, 'role': role})
-    return cells.loc[order.sort_values(['stage', 'role'], kind='stable').index].reset_index(drop=True)
+    order = order.sort_values(['stage', 'role'], kind='stable')
+    return cells.loc[order.index].reset_index(drop=True)
 
 # %% ../nbs/study/03_costs.ipynb #7fc361b1
 def speed_of(

@@ -27,7 +27,7 @@ def _become_kernel(client):
     os.setsid()
     os.environ.clear()
     os.environ.update(request['env'])
-    os.environ.pop('JPY_PARENT_PID', None)  # Jupyter's child is start.py; the thread below watches that
+    os.environ.pop('JPY_PARENT_PID', None)  # Jupyter's child is start.py, watched below
     os.chdir(request['cwd'])
     sys.path[0] = ''
     for number in signal.SIGCHLD, signal.SIGINT: signal.signal(number, signal.SIG_DFL)
@@ -41,7 +41,7 @@ def _fork_kernel(server, client):
     if os.fork() != 0: return
     server.close()
     try: _become_kernel(client)
-    except BaseException: traceback.print_exc()
+    except BaseException: traceback.print_exc()  # noqa: BLE001 — whatever it is, the log has it
     finally: os._exit(0)
 
 # %% ../nbs/study/05_kernels.ipynb #2ab7cd3a

@@ -29,7 +29,8 @@ def _seen(path, state, loaded):
     record, _ = checked_record(Path(path))
     if record is None: return SeenRecord(stamp, 'bad record', nan, nan)
     flop = recorded_flops(record.get('spec') or {}, record.get('data'), loaded)
-    return SeenRecord(stamp, record.get('status') or 'bad record', flop, record.get('seconds') or nan)
+    status, seconds = record.get('status') or 'bad record', record.get('seconds') or nan
+    return SeenRecord(stamp, status, flop, seconds)
 
 # %% ../nbs/study/04_progress.ipynb #3ca365be
 class StudyProgress:
@@ -79,7 +80,7 @@ def time_left(
     except UserError: return None
 
 # %% ../nbs/study/04_progress.ipynb #f394cb84
-def _short(run_id, name):
+def _name_in_study(run_id, name):
     "A run's name without its profile and the end of its id."
     return run_id.removeprefix(f'{name}/').rpartition('-')[0]
 
@@ -93,12 +94,13 @@ def progress_text(
     line = f'{count["complete"]} of {len(states)}{finals} runs done'
     if count['failed']: line += f', {count["failed"]} failed'
     if count['bad record']: line += f', {count["bad record"]} with a record that cannot be used'
-    now = [f'{_short(run_id, study.name)} {state.removeprefix("running ")}'
+    now = [f'{_name_in_study(run_id, study.name)} {state.removeprefix("running ")}'
            for run_id, state in states.items() if state.startswith('running')]
     if now: line += f' | now: {", ".join(now)}'
     left = time_left(study)
     if left is None: return line
-    return line + (f' | about {left/60:.0f} min left' if left >= 90 else f' | about {left:.0f} s left')
+    how_long = f'{left/60:.0f} min' if left >= 90 else f'{left:.0f} s'
+    return f'{line} | about {how_long} left'
 
 def progress(
     name:str,     # of a profile
@@ -127,8 +129,8 @@ def watch(
         line = progress_text(study)
         if line != shown:
             width = shutil.get_terminal_size().columns - 1
-            start_of_line, end = ('\r\x1b[K', '') if terminal else ('', '\n')
-            print(f'{start_of_line}{line[:width] if terminal else line}', end=end, file=out, flush=True)
+            if terminal: print(f'\r\x1b[K{line[:width]}', end='', file=out, flush=True)
+            else: print(line, file=out, flush=True)
             shown = line
         pause = max(2 if terminal else 10, (time.thread_time() - start)/SHARE)
     if terminal: print(file=out)
