@@ -263,7 +263,6 @@ __getattr__ = moved_to({
     'profiles': ['Profile', 'profile', 'profiles', 'profile_dir', 'run_spec', 'grid',
                  'study_runs', 'deviations', 'PAPER'],
     'config': {'short': 'short_name'},
-    'naming': {'PARAMETERS': 'PARAMETERS', 'METHOD_NAMES': 'METHOD_NAMES',
-               'network': 'network_name', 'pair': 'pair_name', 'method': 'method_name',
+    'naming': {'network': 'network_name', 'pair': 'pair_name', 'method': 'method_name',
                'signed': 'signed_text'},
     'calls': ['OPTIONS', 'notebook_spec', 'parameters', 'papermill_command']}, __name__)

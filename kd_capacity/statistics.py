@@ -940,5 +940,4 @@ __getattr__ = moved_to({
     'power': ['power', 'detectable', 'seeds_needed', 'power_curve'],
     'selection_bias': ['noise_optimism', 'selection_optimism', 'mean_optimism'],
     'fidelity_tests': ['MEASURES', 'closeness', 'fidelity_tests', 'McNemar', 'mcnemar',
-                       'calibration_error'],
-    'naming': ['PARAMETERS']}, __name__)
+                       'calibration_error']}, __name__)
