@@ -57,7 +57,7 @@ def execute(into, *names, **parameters):
             made.parent.mkdir(parents=True, exist_ok=True)
             given = parameters if parameters_of(source) else {}
             papermill.execute_notebook(str(source), str(made), parameters=given,
-                                       cwd=str(source.parent), kernel_name='python3',
+                                       cwd=str(source.parent), kernel_name='python3', start_timeout=600,
                                        progress_bar=False)
 
 

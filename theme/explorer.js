@@ -31,7 +31,8 @@
     const offered = {}, found = {}
     for (const f of fields) {
       const there = unique(left.map(c => c[f]))
-      found[f] = there.includes(wanted[f]) ? wanted[f] : there.find(v => v.startsWith(`${wanted[f]},`)) || there[0]  // a stage is enough for `runs`
+      const begins = v => v.startsWith(`${wanted[f]},`) || v.startsWith(`${wanted[f]}·`)  // a stage is enough for `runs`, an architecture for a network
+      found[f] = there.includes(wanted[f]) ? wanted[f] : there.find(begins) || there[0]
       offered[f] = data.choices[f].filter(([v]) => there.includes(v))
       left = left.filter(c => c[f] === found[f])
     }

@@ -1,7 +1,6 @@
 """The explorer: what its data say against the records, and the page in a real browser."""
 import json
 import re
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import nbformat
@@ -14,6 +13,7 @@ from made_up import write
 from sites import copy_repository, execute, make_site, notebook
 
 from kd_capacity import config, explorer, figures, records, staging, statistics, tables
+from kd_capacity.show import theme_file
 
 HOSTILE = '</script><!--<script><img src=x onerror="window.hacked=1">{{< include /etc/passwd >}} & \u2028'
 
@@ -22,7 +22,7 @@ def hostile_record(results):
     "A run outside the plan with markup wherever a record has text."
     spec = config.run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
     run_id = 'demo/<img src=x onerror=window.hacked=1>/s0'
-    text = asdict(spec) | dict(method=HOSTILE, teacher=HOSTILE, teacher_run=HOSTILE, student=HOSTILE)
+    text = spec.to_dict() | dict(method=HOSTILE, teacher=HOSTILE, teacher_run=HOSTILE, student=HOSTILE)
     records.write_record({'run_id': run_id, 'status': 'failed', 'failure': HOSTILE, 'spec': text, 'outcome': {'test_best': .5, 'best_epoch': 1},
                           'data': {'name': HOSTILE, 'sha256': HOSTILE}, 'environment': {'device_name': HOSTILE, 'git_commit': HOSTILE}}, results)
 
@@ -44,19 +44,19 @@ def results(tmp_path_factory): return some_runs(tmp_path_factory.mktemp('results
 
 @pytest.fixture(scope='module')
 def site(results, tmp_path_factory):
-    "The website by nbconvert with the explorer executed as `make report` does."
+    "The website by pandoc with the explorer executed as `make report` does."
     root = copy_repository(tmp_path_factory.mktemp('site'), chapters=False)
     execute(root, 'explorer', profiles='demo, paper-v2', results=str(results))
     return make_site(root)
 
 
 @pytest.fixture(scope='module')
-def address(site): return (site/'pages'/'explorer.html').as_uri()
+def address(site): return (site/'pages'/'report'/'explorer.html').as_uri()
 
 
 @pytest.fixture(scope='module')
 def data(site):
-    page = BeautifulSoup((site/'pages'/'explorer.html').read_text(encoding='utf-8'), 'html.parser')
+    page = BeautifulSoup((site/'pages'/'report'/'explorer.html').read_text(encoding='utf-8'), 'html.parser')
     return json.loads(page.find(id='explorer-data').string)
 
 
@@ -66,10 +66,10 @@ def cell_of(d, **values): return next(c for c in d['cells'] if all(c[k] == v for
 # --- the data
 
 def test_data_of_the_page_are_those_of_the_module(site, data, results):
-    "Neither staging nor nbconvert nor the last touch on the HTML changes a script."
+    "Neither staging nor pandoc nor the last touch on the HTML changes a script."
     assert data == json.loads(explorer.as_json(explorer.data(['demo', 'paper-v2'], results)))
-    text = (site/'pages'/'explorer.html').read_text(encoding='utf-8')
-    assert explorer.vega() in text and explorer._asset('explorer.js') in text and explorer._asset('explorer.css') in text
+    text = (site/'pages'/'report'/'explorer.html').read_text(encoding='utf-8')
+    assert explorer.vega() in text and theme_file('explorer.js') in text and theme_file('explorer.css') in text
     shown = text[text.index('<main'):text.index('</main')]
     assert shown.count('</script') == 3 and '<!--' not in text and '{{<' not in text
     assert len(text.encode()) - len(explorer.as_json(data).encode()) < 3e6
@@ -129,7 +129,7 @@ def test_runs_are_those_of_the_records(data, results):
     for row in runs.to_dict('records'):
         r = by_id[row['run_id']]
         assert r['status'] == {'missing': 'not run'}.get(row['status'], row['status'])
-        for m in explorer.METRICS: assert r['values'][m] == explorer.shown(m, row[m])
+        for m in explorer.SHOWN_METRICS: assert r['values'][m] == explorer.shown(m, row[m])
         history = results/row['run_id']/'history.csv'
         if not history.exists(): assert r['curves'] == {}; continue
         h = pd.read_csv(history)
@@ -144,16 +144,16 @@ def test_command_makes_the_run(data):
 
 
 def test_every_cell_has_its_own_choice(data):
-    chosen = [tuple(c[k] for k in explorer.CHOICES) for c in data['cells']]
+    chosen = [tuple(c[k] for k in data['names']) for c in data['cells']]
     assert len(set(chosen)) == len(chosen)
-    for c in data['cells']: assert all(c[k] in dict(data['choices'][k]) for k in explorer.CHOICES)
+    for c in data['cells']: assert all(c[k] in dict(data['choices'][k]) for k in data['names'])
 
 
 def test_a_further_seed_does_not_move_the_numbers(tmp_path):
     specs = [s for s in config.study_runs('demo') if s.stage in ('final', 'teacher') and 'resnet34' not in (s.teacher, s.student)]
     write(specs, tmp_path)
     before = explorer.data(['demo'], tmp_path)
-    write([replace(specs[-1], seed=7)], tmp_path)
+    write([specs[-1].replace(seed=7)], tmp_path)
     after = explorer.data(['demo'], tmp_path)
     extra = [c for c in after['cells'] if not c['planned']]
     assert [c['runs'] for c in extra] == ['final, outside the plan']
@@ -224,7 +224,9 @@ def pick(page, **values):
 
 def number(page): return page.locator('.numbers strong').first.inner_text()
 def offered(page, name): return page.eval_on_selector_all(f'#choose-{name} option', 'options => options.map(o => o.value)')
-def chosen(page): return {name: page.input_value(f'#choose-{name}') for name in (*explorer.CHOICES, 'metric', 'curve')}
+def chosen(page):
+    read = 'all => Object.fromEntries(all.map(select => [select.name, select.value]))'
+    return page.eval_on_selector_all('select[id^=choose-]', read)
 def hash_of(page): return page.evaluate('Object.fromEntries(new URLSearchParams(location.hash.slice(1)))')
 
 
