@@ -763,9 +763,10 @@ def _family(parts, part):
 # %% ../nbs/evidence/05_claims.ipynb #29bb876b
 def _runs_to_add(parts, n, e):
     "{CellKey: runs} that bring every cell of `parts` to n; none for what is no run of a study."
-    have = {k: c for p in parts for k, c in zip(p.quantity.weights, p.quantity.n)
-            if k.kind in RUN_KINDS}
-    return {k: n - c for k, c in have.items()}
+    of_parts = {k for p in parts for k in p.quantity.weights or paper_cells(e.width)}
+    cells = e.cells.get('accuracy', {})
+    return {k: n - (cells[k].n if k in cells else 0)
+            for k in sorted(of_parts, key=str) if k.kind in RUN_KINDS}
 
 def _cost_text(parts, n, e):
     missing = _runs_to_add(parts, n, e)

@@ -353,6 +353,7 @@ def test_ledger_of_the_authors_runs():
     assert [t.deciding['v2.5'], t.estimate['v2.5']] == ['correlation of agreement and accuracy within cells', pytest.approx(.40, abs=5e-3)]
     assert 'r = +0.40 [+0.07, +0.66], p = 0.019' in t.caveats['v2.5'] and '+0.06 pp [−0.17, +0.29]' in t.caveats['v1.1']
     assert 'Feature-KD is closer in R50 → R34 and R101 → R34; Logit-KD is closer in R34 → R18 and R50 → R18' in t.caveats['v2.4']
+    assert re.match(r'\d+ seeds in 8 cells \([\d,]+ more runs, about .*\): contradicted, if', t.to_decide['v2.5'])
     stems = {p.name: p.quantity.estimate for c in claims.CLAIMS if c.id == 'v1.3' for p in c.parts(evidence(records.import_authors(ARCHIVE)))}
     assert stems['stem of R34'] == pytest.approx(6.74, abs=5e-3)  # of three runs each, as the paper has it
     assert [t.estimate['v2.7'], t.ci_low['v2.7'], t.ci_high['v2.7']] == pytest.approx([-.05, -.332, .232], abs=5e-4)
@@ -447,11 +448,11 @@ def test_spread_is_of_finals_alone():
     assert claims.spread_of(dataclasses.replace(e, cells={'accuracy': wild})) == pytest.approx(claims.spread_of(e)) == pytest.approx(SD)
 
 
-def test_pooled_effects_of_the_authors_runs():
-    if not ARCHIVE.exists(): pytest.skip(f'../shared/reference/{ARCHIVE.name} is not beside this checkout')
-    feature, logit, between, longer = claims.pooled_effects(evidence(records.import_authors(ARCHIVE)))
-    assert [feature.quantity.estimate, *feature.quantity.interval(), feature.p] == pytest.approx([.158, .044, .272, .0097], abs=1e-3)
-    assert [logit.quantity.estimate, *logit.quantity.interval()] == pytest.approx([.031, -.079, .141], abs=1e-3)
-    assert [between.quantity.estimate, *between.quantity.interval(), between.p] == pytest.approx([.127, .037, .217, .0075], abs=1e-3)
-    assert [longer.quantity.estimate, longer.p] == pytest.approx([.26, .017], abs=2e-3)
-    assert claims.effect_answer(logit).startswith('Not shown: mean gain of Logit-KD')
+def test_effects_in_words_say_no_more_than_their_interval():
+    row = dict(question='mean gain', of='feature', estimate=.158, ci_low=.044, ci_high=.272, p=.0097, note='')
+    said = lambda **more: claims.effect_answer(pd.Series(row | more))
+    assert claims.effect_question(pd.Series(row)) == 'Does Feature-KD help, on average?'
+    assert said() == 'Yes: +0.16 pp [+0.04, +0.27], p = 0.010'
+    assert said(ci_low=-.01).startswith('Not shown') and said(ci_high=-.01, ci_low=-.3).startswith('No, the opposite')
+    assert said(question='longer training').startswith('More') and said(ci_low=math.nan).endswith('no interval')
+    assert said(estimate=math.nan, note='no cell with an interval') == 'Not known: no cell with an interval'
