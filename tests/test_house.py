@@ -21,11 +21,6 @@ LATER = {
     'benchmark': ['figures'],
 }  # chapter: later chapters that it imports
 BARE = {
-<<<<<<< HEAD
-    'study': 9,
-=======
-    'data': 3,
->>>>>>> 8e62627 (Study chapters within 100 columns, names of their own)
     'benchmark': 3,
 }  # module: imports inside functions that no comment explains
 TWICE = set("""
