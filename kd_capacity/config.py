@@ -106,7 +106,7 @@ def _nested(values):
     if fields.get('flip') in (0, 1): fields['flip'] = bool(fields['flip'])
     if fields.get('teacher_width') == fields.get('width', 64): fields['teacher_width'] = None
     given = {name: value for name, value in values.items()
-             if name not in SPEC_FIELDS and value is not None}
+             if name not in SPEC_FIELDS and value is not None and value is not False} # False: off
     options = {name: _as_option(name, value) for name, value in given.items()}
     return fields | {'options': method_options(fields.get('method', 'none'), options)}
 
