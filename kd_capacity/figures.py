@@ -23,8 +23,8 @@ from .naming import method_colour, method_name, signed_text
 from .records import generalisation_gap, selection_metric
 from .run_files import GROUPS
 from .tables import by_pair, teacher_curves
-from .wording import (method_or_control, pooled_names, row_network, runs_text, p_text,
-                                 with_names)
+from .wording import (method_or_control, p_value_text, pooled_names, row_network,
+                                 runs_text, with_names)
 
 # %% ../nbs/evidence/09_figures.ipynb #07d800ab
 BLUE, ORANGE, GREEN, PINK = '#0072b2', '#d55e00', '#009e73', '#cc79a7'
@@ -308,7 +308,7 @@ def plot_forest(gains,    # `statistics.gain_table`, best through `with_adjusted
         if pd.isna(row['ci_low']):
             write_beside(ax, y, reasons.get(i, 'no interval').split('; ')[-1], GREY)
         else:
-            holm = f"Holm {p_text(row['holm_p'])}"
+            holm = f"Holm {p_value_text(row['holm_p'])}"
             write_beside(ax, y, f"{signed_text(row['gain'])}   {_n_of(row)}   {holm}")
     return ax
 
@@ -392,7 +392,7 @@ def plot_moderation(table,    # `statistics.moderation_table`
         colour = method_colour(row['method']) if single else INK
         draw_interval(ax, y, row['estimate'], row['ci_low'], row['ci_high'], colour)
         if pd.isna(row['ci_low']): write_beside(ax, y, row['note'] or 'no interval', GREY)
-        else: write_beside(ax, y, f"{signed_text(row['estimate'])}   {p_text(row['p'])}")
+        else: write_beside(ax, y, f"{signed_text(row['estimate'])}   {p_value_text(row['p'])}")
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #5816bb04
@@ -561,7 +561,7 @@ def plot_equivalence(table,    # `statistics.clipping_equivalence`
         wide = row['ci_low'], row['ci_high']
         draw_interval(ax, y, row['estimate'], row['tost_low'], row['tost_high'], colour, wide)
         verdict = f"{'' if row['equivalent'] else 'not shown '}within ± {margin:g} pp"
-        value = f"{signed_text(row['estimate'])}   {verdict}, {p_text(row['tost_p'])}"
+        value = f"{signed_text(row['estimate'])}   {verdict}, {p_value_text(row['tost_p'])}"
         if pd.isna(row['tost_p']): write_beside(ax, y, row['note'] or 'no interval', GREY)
         else: write_beside(ax, y, value)
     return ax

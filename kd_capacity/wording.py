@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'NO_LOGITS', 'plain', 'mean_std', 'interval', 'count', 'accuracy_interval', 'row_network', 'with_names',
-           'trained_network', 'method_or_control', 'runs_text', 'p_text', 'options_text', 'settings_text', 'gains_text',
-           'accuracy_text', 'clipping_text', 'stem_text', 'selected_text', 'fidelity_text', 'fidelity_tests_text',
-           'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text',
-           'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval', 'gains_finding',
-           'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding',
-           'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding', 'unread', 'pooled_finding',
-           'evidence_sentence', 'state_text', 'headline']
+           'trained_network', 'method_or_control', 'runs_text', 'p_value_text', 'options_text', 'settings_text',
+           'gains_text', 'accuracy_text', 'clipping_text', 'stem_text', 'selected_text', 'fidelity_text',
+           'fidelity_tests_text', 'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names',
+           'pooled_text', 'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval',
+           'gains_finding', 'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding',
+           'schedule_finding', 'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding',
+           'unread', 'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -101,7 +101,7 @@ def runs_text(k, noun='run'): # k: how many
     "'1 run', '3 runs'."
     return f'{k} {noun}' + ('' if k == 1 else 's')
 
-def p_text(p): # two-sided p, or NaN
+def p_value_text(p): # two-sided p, or NaN
     "'p = 0.021', or nothing where there is none."
     if pd.isna(p): return ''
     return 'p < 0.001' if p < .001 else f'p = {p:.3f}'

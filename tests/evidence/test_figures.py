@@ -394,7 +394,7 @@ def test_moderation_is_drawn_with_p_or_reason():
     t = statistics.moderation_table(judged())
     ax = figures.plot_moderation(t)
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted(zip(t.ci_low, t.ci_high))]
-    assert names(ax)[0] == f'+1.00   {wording.p_text(t.p[0])}'
+    assert names(ax)[0] == f'+1.00   {wording.p_value_text(t.p[0])}'
     ax = figures.plot_moderation(statistics.moderation_table(judged()[lambda r: r.student == 'resnet18']))
     assert not segments(ax) and 'no gain with an interval for resnet34' in names(ax)[0]
 
@@ -430,7 +430,7 @@ def test_equivalence_shows_margin_and_verdict():
     ablated = cell(student(method='feature', stage='clipping', clipping='student_only'), .94 + .002*np.arange(3))
     t = statistics.clipping_equivalence(pd.concat([judged(), frame(ablated)]), 2.)
     ax = figures.plot_equivalence(t)
-    assert names(ax) == [f'+0.00   within ± 2 pp, {wording.p_text(t.tost_p[0])}']
+    assert names(ax) == [f'+0.00   within ± 2 pp, {wording.p_value_text(t.tost_p[0])}']
     shaded = ax.collections[0].get_paths()[0].vertices
     assert (shaded[:, 0].min(), shaded[:, 0].max()) == (-2, 2)
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted([(t.ci_low[0], t.ci_high[0]), (t.tost_low[0], t.tost_high[0])])]
