@@ -72,14 +72,14 @@ def row_network(row,         # of any table that names a pair
     return network_name(row[role], int(width)) if widths and not pd.isna(width) else network_name(
         row[role], None)
 
-def _several_widths(table):
+def _widths_differ(table):
     columns = [c for c in ('width', 'teacher_width') if c in table]
     return len({w for c in columns for w in table[c].dropna()}) > 1
 
 def with_names(table,       # any table of cells or of networks
                widths=None): # whether widths are part of the names; None: where there are several
     "The table with the columns teacher_name, student_name and pair, in words."
-    widths = _several_widths(table) if widths is None else widths
+    widths = _widths_differ(table) if widths is None else widths
     names = {'teacher_name': [], 'student_name': [], 'pair': []}
     for row in table.to_dict('records'):
         teacher, student = ('' if row.get(role) is None or pd.isna(row[role])
@@ -342,7 +342,7 @@ def norms_text(t,             # of `tables.norms`
 def pooled_names(pooled): # of `tables.pooled_gains`
     "What each pooled gain is the gain of."
     smaller = pooled.assign(student=pooled.smaller_student, width=pooled.smaller_width)
-    widths = _several_widths(pd.concat([pooled, smaller]))
+    widths = _widths_differ(pd.concat([pooled, smaller]))
     names = zip(pooled.label, with_names(pooled, widths).student_name,
                 with_names(smaller, widths).student_name)
     def name(label, student, smaller):
@@ -454,14 +454,14 @@ def gain_with_interval(row): # of a table with gain, ci_low, ci_high, n and n_ba
     "'+0.20 pp [+0.02, +0.38]', or why there is no interval."
     return f"{signed_text(row['gain'])} pp {_gain_interval(row)}".strip()
 
-def _cell_name(row): return f"{_method_of(row)} on {row['pair']}"
+def _gain_place(row): return f"{_method_of(row)} on {row['pair']}"
 
 def gains_finding(g): # of `tables.gains`
     "One sentence: how many intervals are clear of zero, and the largest gain."
     known = with_names(g).dropna(subset=['gain'])
     if not len(known): return 'No gain can be computed yet'
     judged, best = known.dropna(subset=['ci_low']), known.loc[known.gain.idxmax()]
-    largest = f'largest: {_cell_name(best)}, {gain_with_interval(best)}'
+    largest = f'largest: {_gain_place(best)}, {gain_with_interval(best)}'
     if not len(judged):
         return f'{runs_text(len(known), "gain")}, none with an interval; {largest}'
     above, below = int((judged.ci_low > 0).sum()), int((judged.ci_high < 0).sum())
@@ -585,7 +585,7 @@ def class_finding(c): # of `tables.class_accuracy`
     most = known.loc[known.gain.abs().idxmax()]
     name = most['name'].removeprefix('class ')
     clauses = [_clear_of_zero(known.dropna(subset=['ci_low'])),
-               f'largest: class {name}, {_cell_name(most)}, {gain_with_interval(most)}']
+               f'largest: class {name}, {_gain_place(most)}, {gain_with_interval(most)}']
     return '; '.join(clauses)
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b19
