@@ -714,23 +714,23 @@ def _size(rows):
     if arch not in ARCHS or len(widths) != 1: return np.nan
     return float(parameter_count(arch, 10, 'cifar', int(widths[0])))
 
-def _sizes(runs, by):
+def _sizes_by(runs, by):
     rows = runs[runs.role.isin(['student', 'baseline'])]
     if 'stem' in rows and rows.stem.eq('cifar').any(): rows = rows[rows.stem.eq('cifar')]
     return {name: _size(r) for name, r in rows.groupby(by(rows), sort=False)}
 
 def student_sizes(runs): # DataFrame of `records.load_runs`
     "{student: parameters}; NaN where they are not known or several."
-    return _sizes(runs, lambda rows: rows.student)
+    return _sizes_by(runs, lambda rows: rows.student)
 
-def _networks(rows):
+def _network_labels(rows):
     widths = rows.width if 'width' in rows else [None]*len(rows)
     names = [network_name(s, w) for s, w in zip(rows.student, widths)]
     return pd.Series(names, index=rows.index, dtype=object)
 
 def network_sizes(runs): # DataFrame of `records.load_runs`
     "{network of a student, such as 'R18·w16': parameters}."
-    return _sizes(runs, _networks)
+    return _sizes_by(runs, _network_labels)
 
 # %% ../nbs/evidence/00_statistics.ipynb #a1f3907c
 def gain_by_size(runs,

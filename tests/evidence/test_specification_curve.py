@@ -21,7 +21,7 @@ def test_the_papers_runs_exclude_zero_in_none_of_216_analyses(curve):
     s = sc.summarise_curve(curve)
     assert (s.analyses, s.above, s.below) == (216, 0, 0)
     assert s.median_by_metric['validation_best'] < 0 < s.median_by_metric['test_best']
-    assert not curve[sc.CHOICES].duplicated().any()
+    assert not curve[sc.ANALYSIS_CHOICES].duplicated().any()
 
 
 @pytest.mark.parametrize('metric', statistics.METRICS)
