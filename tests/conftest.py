@@ -1,7 +1,6 @@
 """Shared by all tests: one torch thread, results and data in temporary folders, a small trained teacher."""
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')

@@ -8,7 +8,6 @@ import sys
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT
 from made_up import baseline, student, write
 
 from kd_capacity import config, records, run_pages

@@ -198,7 +198,7 @@ def test_no_broken_link_and_no_other_host(site, request):
 
 def test_every_page_names_all_pages(full):
     titles = [a.get_text() for a in soup(full/'index.html').select('nav.pages a')]
-    assert titles[0] == 'kd_capacity' and len(titles) == len(addresses())
+    assert titles[0] == soup(full/'index.html').h1.get_text() and len(titles) == len(addresses())
     for path in pages_of(full):
         page = soup(path)
         assert [a.get_text() for a in page.select('nav.pages a')] == titles
@@ -225,7 +225,9 @@ def test_a_page_has_its_headings_with_anchors_and_its_code_line_by_line(full):
         shown = html.main.select('h2, h3, h4')
         assert len(shown) == len(heads) and all(h.get('id') for h in shown), page.path
         code = [staging.options(c.source) for c in source.cells if c.cell_type == 'code']
-        code = [text for options, directives, text in code if 'hide' not in directives and text]
+        hidden = lambda options: 'false' in (options.get('echo'), options.get('include'))
+        code = [text for options, directives, text in code
+                if 'hide' not in directives and text.strip() and not hidden(options)]
         blocks = [pre.get_text() for pre in html.main.select('pre.python')]
         assert [b.rstrip() for b in blocks] == [c.strip('\n').rstrip() for c in code], page.path
 
