@@ -51,7 +51,7 @@ def answer_sentences(study): # a `Study`
     stems = [] if study.printed else tables.stem_ablation(study.runs).gain.dropna().tolist()
     return f'{moderation_answer(row, study.words)}. {size_answer(study.gains, stems)}.'
 
-# %% ../nbs/site/07_front.ipynb #4e045bb1
+# %% ../nbs/site/07_front.ipynb #b8314c99
 def leading(report):
     "The study that the front page speaks of: the first that is evidence, else the first."
     return next((s for s in report.studies if is_evidence(s.name)), report.studies[0])
@@ -61,14 +61,16 @@ def answer_section(report):
     yield Text(f'**{answer_sentences(leading(report))}**')
 
 def forest_section(report):
-    "Every gain with its interval."
+    "Every gain with its interval, the pooled ones under them, the paper's claims marked."
     study = leading(report)
-    if not len(study.gains): return
-    yield Figure(figures.forest(study.gains), f'Gains of {study.words}: accuracy of each student '
-                 'taught, minus that of the same network trained alone. Thick, 95 % interval; '
-                 'thin, adjusted for the number of gains.',
-                 'Gain of each distilled student over its '
-                 'baseline with its 95 % interval, and the interval adjusted for all gains')
+    if study.printed or not study.gains.gain.notna().any(): return
+    gains = tables.gains(study.runs)
+    pooled = tables.with_claims(tables.pooled_gains(gains))
+    drawn = figures.plot_gain_forest(tables.with_claims(gains), pooled)
+    yield Figure(drawn, f'Gains of {study.words}: accuracy of each student taught, minus that of '
+                 'the same network trained alone, with 95 % intervals; shaded where the paper '
+                 'claims a gain.', 'Gain of each distilled student over its baseline with its '
+                 'interval, and the pooled gains under them')
 
 # %% ../nbs/site/07_front.ipynb #4206df68
 def verdict_word(row): # of a ledger
