@@ -46,8 +46,8 @@ def panels(columns,       # how many side by side
            width, height,  # inches of each
            sharey=True):
     "A row of axes, a list."
-    figure, drawn = plt.subplots(1, columns, figsize=(width*columns, height), sharey=sharey,
-                                 layout='constrained', squeeze=False)
+    _, drawn = plt.subplots(1, columns, figsize=(width*columns, height), sharey=sharey,
+                            layout='constrained', squeeze=False)
     return [axes(ax) for ax in drawn[0]]
 
 # %% ../nbs/evidence/09_figures.ipynb #3b14f3e2

@@ -55,7 +55,8 @@ def write_history(
     import pandas as pd  # only where a table is made: a run's first step does not wait for it
     parts = dict.fromkeys(name for row in rows for name in row if name.startswith('loss_'))
     more = [name for name in parts if name not in HISTORY] # of a method entered in a notebook
-    for name in {name for row in rows for name in row} - {*HISTORY, *more}: one_of('column', name, HISTORY)
+    given = {name for row in rows for name in row}
+    for name in given - {*HISTORY, *more}: one_of('column', name, HISTORY)
     with atomic(run_folder(run_id, root)/'history.csv') as temporary:
         pd.DataFrame(rows, columns=[*HISTORY, *more]).to_csv(temporary, index=False)
 
