@@ -220,6 +220,7 @@ def _plan_row(spec, label, state, speed):
     return {'run': label, 'stage': spec.stage, 'after': ' '.join(prerequisites(spec)) or '-',
             'epochs': spec.epochs, 'PFLOP': flop/1e15, 'hours': flop/speed/3600, 'state': state}
 
+# %% ../nbs/study/03_costs.ipynb #27b96268
 def plan(
     name:str,     # of a profile
     results=None, # results folder

@@ -36,6 +36,7 @@ def _become_kernel(client):
     lines = f'--IPKernelApp.exec_lines={_inline_figures}'
     IPKernelApp.launch_instance(argv=['-f', request['file'], lines, _quiet])
 
+# %% ../nbs/study/05_kernels.ipynb #041b504d
 def _fork_kernel(server, client):
     "A child process that is the caller's kernel."
     if os.fork() != 0: return

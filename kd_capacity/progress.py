@@ -102,6 +102,7 @@ def progress_text(
     how_long = f'{left/60:.0f} min' if left >= 90 else f'{left:.0f} s'
     return f'{line} | about {how_long} left'
 
+# %% ../nbs/study/04_progress.ipynb #c7a5aeff
 def progress(
     name:str,     # of a profile
     results=None, # results folder

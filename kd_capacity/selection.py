@@ -90,6 +90,7 @@ def _choice(row, path):
                             'the command of the study again.')
     return DistilledCell(**{k: getattr(row, k) for k in DistilledCell._fields}), dict(options)
 
+# %% ../nbs/study/02_selection.ipynb #3f1484be
 def read_selection(
     name:str,    # of a profile
     results=None # results folder
@@ -129,6 +130,7 @@ def runs_of(
         _made[name, path] = made
     return made.runs
 
+# %% ../nbs/study/02_selection.ipynb #8bd6195f
 def prerequisites(
     spec:RunSpec
 ) -> list:

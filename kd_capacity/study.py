@@ -205,6 +205,7 @@ def _walk(command, env, log, study, deadline):
         stop.set()
         watcher.join()
 
+# %% ../nbs/study/06_study.ipynb #b21d6b1f
 def run_study(
     name:str,          # of a profile
     results=None,      # results folder
@@ -230,6 +231,7 @@ def run_study(
     if deadline and deadline.closing: print(_what_is_left(study))
     return status
 
+# %% ../nbs/study/06_study.ipynb #84604583
 def _what_is_left(study):
     left = time_left(study)
     how_long = f', about {duration_text(left)} of training' if left else ''
