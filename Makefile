@@ -27,7 +27,7 @@ demo: $(READY) ## the whole study in miniature, and its report, _site/index.html
 	@$(MAKE) --no-print-directory report PROFILE="$(SHOWN)" JOBS=$(JOBS)
 	@python -m kd_capacity.site_build headline demo
 
-study: $(READY) ## all runs of a profile: make study PROFILE=paper-v2 JOBS=4
+study: $(READY) ## all runs of a profile: make study PROFILE=paper-v2 JOBS=4, for a limited time: FOR=2h
 	@python -m kd_capacity.study run $(PROFILE) --jobs $(JOBS) $(if $(FOR),--limit $(FOR)) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(SNAKEMAKE_ARGS),--snakemake_args="$(SNAKEMAKE_ARGS)")
 
 plan: $(READY) ## what a profile would cost, and show: make plan PROFILE=paper-v2 GPU_HOURS=100
