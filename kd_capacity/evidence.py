@@ -486,7 +486,8 @@ _OTHER = {'test_final': 'test_best'}  # accuracy that conclusions are compared w
 
 def _all_accuracies(cells, width, optimism):
     "The cells of a study with those that only v2.8 needs, and borrowed spread where there is none."
-    return with_borrowed_spread(cells | first_version(width) | optimism_of_v1(optimism))
+    alike = _at_width(cells, width)  # no spread is borrowed from networks of another width
+    return cells | with_borrowed_spread(alike | first_version(width) | optimism_of_v1(optimism))
 
 # %% ../nbs/evidence/04_evidence.ipynb #e0a10041
 def evidence(runs,               # DataFrame of `records.load_runs`, of one profile
