@@ -200,7 +200,7 @@ def test_small_steps_take_one_thread_large_ones_a_core_each_unless_told(threads,
 def test_a_run_takes_the_threads_that_suit_it_and_its_record_says_how_many(threads, monkeypatch, tmp_path):
     monkeypatch.delenv('OMP_NUM_THREADS')
     torch.set_num_threads(2)
-    spec = run_spec('demo', 'baseline', student='resnet18').replace(width=4, epochs=1)
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(width=4, epochs=1, batch_size=425)
     assert train(spec, tmp_path)['environment']['threads'] == 1
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     assert train(spec, tmp_path, force=True)['environment']['threads'] == 2

@@ -146,7 +146,7 @@ def _stopped(spec, results):
 
 def test_a_resumed_run_goes_on_with_the_threads_it_was_started_with(monkeypatch, tmp_path):
     "The number of threads decides how sums are rounded."
-    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL, batch_size=425)  # few steps: threads wait for each other where cores are busy
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     _stopped(spec, tmp_path)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
@@ -154,7 +154,7 @@ def test_a_resumed_run_goes_on_with_the_threads_it_was_started_with(monkeypatch,
 
 
 def test_fewer_cores_than_threads_are_said_in_the_record(monkeypatch, tmp_path):
-    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
+    spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL, batch_size=425)  # few steps: threads wait for each other where cores are busy
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     _stopped(spec, tmp_path)
     monkeypatch.setattr('os.cpu_count', lambda: 1)
