@@ -32,7 +32,7 @@ _fidelity_words = {'agreement': 'agreement with the teacher',
                    'kl_t1': 'KL(teacher ‖ student), T = 1', 'kl_t4': 'KL(teacher ‖ student), T = 4'}
 _short_words = {'test_best': 'test, best', 'test_final': 'test, last',
                 'validation_best': 'validation', 'kl_t1': 'KL, T = 1', 'kl_t4': 'KL, T = 4'}
-SHOWN_METRICS = {**statistics.METRICS, **{m: _fidelity_words.get(m, m) for m in MEASURES}}
+SHOWN_METRICS = {**statistics.METRICS, **{name: _fidelity_words.get(name, name) for name in MEASURES}}
 
 def unit(metric, of_difference=False):
     "Unit of a metric, or of the difference of two of its values."
@@ -128,7 +128,7 @@ def _value(v):
 
 def cell_key(settings, columns): return tuple(_value(settings.get(c)) for c in columns)
 
-def _place(value, order): return order.index(value) if value in order else len(order)
+def _position(value, order): return order.index(value) if value in order else len(order)
 
 def cells_of(runs # DataFrame of `all_runs`
             ):
@@ -140,7 +140,7 @@ def cells_of(runs # DataFrame of `all_runs`
     profiles = list(dict.fromkeys(runs.profile))
     def rank(cell):
         s = cell[0]
-        role, stage = _place(s['role'], _role_order), _place(s['stage'], _stage_order)
+        role, stage = _position(s['role'], _role_order), _position(s['stage'], _stage_order)
         return profiles.index(s['profile']), not s['planned'], role, stage
     return sorted(cells, key=rank)
 
@@ -440,7 +440,7 @@ def _settings_texts(settings):
     return [[c, _value(v)] for c, v in settings.items() if c != 'planned' and not pd.isna(v)]
 
 # %% ../nbs/site/03_explorer.ipynb #b16b289a
-def _by_size(value):
+def _by_number(value):
     "Sorts numbers by size, other values after them."
     number = re.fullmatch(r'-?[\d.]+(e[+-]?\d+)?', value)
     return (0, float(value), value) if number else (1, 0., value)
@@ -450,7 +450,7 @@ def _offered(values, names): # of `choices` and `choice_names`
     options, offered = option_fields(), {}
     for name in names:
         known = list(dict.fromkeys(value[name] for value in values))
-        if name in options: known.sort(key=_by_size)
+        if name in options: known.sort(key=_by_number)
         offered[name] = [[value, choice_words(name, value)] for value in known]
     return offered
 
@@ -538,14 +538,14 @@ _curves_chart = {'width': 'container', 'height': 260, 'layer': [_line, _hover], 
 _name_axis = {'labelLimit': 300, 'domain': False, 'ticks': False, 'labelPadding': 8}
 _zero = {'mark': {'type': 'rule', 'strokeDash': [2, 3]}, 'encoding': {
     'x': {'datum': 0}, 'y': None, 'opacity': {'value': .6}, 'color': {'value': 'gray'}}}
-_interval = {'mark': {'type': 'rule', 'strokeWidth': 2}, 'encoding': {
+_interval_rule = {'mark': {'type': 'rule', 'strokeWidth': 2}, 'encoding': {
     'x': _quantity('low', title=None), 'x2': {'field': 'high'}}}
 _point = {'mark': {'type': 'point', 'filled': True, 'size': 70, 'tooltip': True}, 'encoding': {
     'x': _quantity('gain'),
     'tooltip': _tooltip(name='cell', text='difference', interval='interval')}}
 _gains_chart = {'width': 'container', 'height': {'step': 26}, 'encoding': {
     'y': {'field': 'name', 'type': 'nominal', 'sort': None, 'title': None, 'axis': _name_axis},
-    'opacity': _strong(1, .38), 'color': _colour}, 'layer': [_zero, _interval, _point]}
+    'opacity': _strong(1, .38), 'color': _colour}, 'layer': [_zero, _interval_rule, _point]}
 CHARTS = {'curves': _curves_chart, 'gains': _gains_chart}
 
 # %% ../nbs/site/03_explorer.ipynb #2378fae3

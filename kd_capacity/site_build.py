@@ -86,12 +86,12 @@ def stylesheet(folder):
 _title = re.compile(r'<title>(.*?)</title>', re.DOTALL)
 _about = re.compile(r'<meta name="description" content="([^"]*)">')
 _main_part = re.compile(r'<main>(.*)</main>', re.DOTALL)
-_heading = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
+_run_heading = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
 _relative = re.compile(r'((?:href|src|content)=")(\.\.?/[^"]*)')
 
 _body = f'<section id="{FRAME_BODY}".*?</section>|<h2 id="{FRAME_BODY}".*?</p>'
 _entry = rf'<li>\s*<a href="#{FRAME_BODY}".*?</li>'
-_place = re.compile(f'{_body}|{_entry}|{FRAME_TITLE}|{FRAME_ABOUT}', re.DOTALL)
+_frame_places = re.compile(f'{_body}|{_entry}|{FRAME_TITLE}|{FRAME_ABOUT}', re.DOTALL)
 
 def moved(html, start, to):
     "HTML of a page in the folder `start` of the site, for the folder `to`."
@@ -106,12 +106,12 @@ def fill_frame(frame, # HTML of the frame, moved to where the run's page lies
     "The page of a run."
     title, about, main = (pattern.search(run)[1] for pattern in (_title, _about, _main_part))
     entry = '<li><a href="#{0[0]}" class="nav-link" data-scroll-target="#{0[0]}">{0[1]}</a></li>'
-    contents = '\n'.join(entry.format(heading) for heading in _heading.findall(main))
+    contents = '\n'.join(entry.format(heading) for heading in _run_heading.findall(main))
     def one(m):
         if m[0] == FRAME_TITLE: return title
         if m[0] == FRAME_ABOUT: return about
         return contents if m[0].startswith('<li') else main
-    return _place.sub(one, frame)
+    return _frame_places.sub(one, frame)
 
 # %% ../nbs/site/04_site_build.ipynb #e5fefc54
 def _text_of(html): return ' '.join(re.sub(r'<[^>]*>', ' ', html).split())
