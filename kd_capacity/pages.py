@@ -115,6 +115,7 @@ def _evidence_of(study):
     if study.printed: return claims.published_evidence()
     return claims.evidence(study.runs, rng=_rng())
 
+# %% ../nbs/site/05_pages.ipynb #d7d85df3
 def _tested_gains(study):
     if study.printed: table = study.evidence.gains
     else: table = statistics.gain_table(study.runs, rng=_rng())

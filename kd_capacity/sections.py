@@ -58,6 +58,7 @@ def gains_section(report):
         yield _with_links(wording.gains_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
+# %% ../nbs/site/06_sections.ipynb #f1f9b6c9
 def metrics_section(report):
     "Every accuracy at validation, at the best and at the last epoch, side by side."
     for s in report.with_runs: yield Fold(
