@@ -32,7 +32,8 @@ _fidelity_words = {'agreement': 'agreement with the teacher',
                    'kl_t1': 'KL(teacher ‖ student), T = 1', 'kl_t4': 'KL(teacher ‖ student), T = 4'}
 _short_words = {'test_best': 'test, best', 'test_final': 'test, last',
                 'validation_best': 'validation', 'kl_t1': 'KL, T = 1', 'kl_t4': 'KL, T = 4'}
-SHOWN_METRICS = {**statistics.METRICS, **{name: _fidelity_words.get(name, name) for name in MEASURES}}
+SHOWN_METRICS = {**statistics.METRICS,
+                 **{name: _fidelity_words.get(name, name) for name in MEASURES}}
 
 def unit(metric, of_difference=False):
     "Unit of a metric, or of the difference of two of its values."
