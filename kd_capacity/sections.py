@@ -16,7 +16,8 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'metrics_sectio
 # %% ../nbs/site/06_sections.ipynb #12ac3843
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
-from . import findings, power, records, run_pages, statistics, study, tables, wording
+from . import findings, pooled_effects, power, records, run_pages
+from . import statistics, study, tables, wording
 from .naming import method_colour, method_name, pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
@@ -143,8 +144,12 @@ def verdicts_section(report):
 
 def effects_section(report):
     "Questions that all cells answer together."
-    def one(study): yield Table(claims.effects_text(study.evidence))
-    yield from for_each(report, one)
+    def one(study):
+        effects = pooled_effects.headline_effects(study.runs)
+        rows = [{'Question': claims.effect_question(r), 'Answer': claims.effect_answer(r)}
+                for r in effects.itertuples()]
+        if rows: yield Table(pd.DataFrame(rows))
+    yield from for_each(report, one, report.with_runs)
 
 def tested_gains_section(report):
     "Every gain with its interval; every test folded away."
