@@ -106,10 +106,7 @@ def _runs_of_study(study):
     if study.name == PAPER_RUNS: return records.paper_runs()
     return tables.planned(study.name, study.results)
 
-def _curves_of_study(study):
-    if study.name != PAPER_RUNS: return tables.curves(study.runs, study.results)
-    settings = [c for c in tables.curves(study.runs[:0]).columns if c in study.runs]
-    return records.paper_curves().merge(study.runs[settings], on='run_id')
+def _curves_of_study(study): return tables.curves(study.runs, study.results)
 
 def _evidence_of(study):
     if study.printed: return claims.published_evidence()
