@@ -386,6 +386,9 @@ def schedule_section(report):
 
 # %% ../nbs/site/06_sections.ipynb #f75cd6a7
 def _norm_blocks(study):
+    if 'norm_total_max' not in study.curves: # the paper's curves have accuracies alone
+        yield Sentence(study.words, 'no gradient norm of an epoch is recorded')
+        return
     threshold = 1. if study.name == PAPER_RUNS else tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
         drawn, pair = figures.plot_norms_by_method(curves, threshold), pair_name(settings)
