@@ -47,7 +47,7 @@ def parameters_of(path):
 def execute(into, *names, **parameters):
     "Execute pages of the report, and the front page, as `make report` does: from warm kernels."
     import papermill
-    with study.warm_kernels(dict(os.environ), also=['kd_capacity.statistics']) as env, \
+    with study.warm_kernels(dict(os.environ), modules=['kd_capacity.statistics']) as env, \
             pytest.MonkeyPatch.context() as m:
         for k in 'KD_KERNELS', 'JUPYTER_PATH': m.setenv(k, env[k])
         for name in names or (*REPORTS, 'front'):
