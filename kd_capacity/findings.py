@@ -384,7 +384,7 @@ def machine_name(measured): # a benchmark's result
     "A measured machine: 'AMD EPYC, 2 cores'."
     return f"{measured['machine']['device']}, {measured['machine']['cores']} cores"
 
-def left_text(names, results, measured): # measured: of `benchmark.read`
+def left_text(names, results, measured): # measured: of `benchmark.read_benchmarks`
     "What is left of each study and how long it takes, for readers."
     rows = []
     for name in names:
@@ -464,7 +464,7 @@ def machine_finding(result): # of `benchmark.run`
 
 def _memory_text(fast, plain): return f'{fast/2**30:.1f} (plain {plain/2**30:.1f})' if fast else ''
 
-def benchmark_text(table): # of `benchmark.table`
+def benchmark_text(table): # of `benchmark.benchmark_table`
     "The cells of a benchmark, for readers."
     forms = {'Plain, s/step': ('plain_step', '{:.3g}'), 'Fast, s/step': ('fast_step', '{:.3g}'),
              'Times as fast': ('ratio', '{:.2f}'), 'First step, s': ('first_step', '{:.3g}'),

@@ -17,7 +17,7 @@ from .statistics import (Estimate, accuracy_by_seed, as_rows, cells, contrast_of
                                     rows_where)
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #c6a1e073
-class _Part(NamedTuple):
+class _Weighted(NamedTuple):
     "A cell in a contrast."
     weight: float
     accuracy: pd.Series # fractions by seed
@@ -30,7 +30,7 @@ def _usable_cells(runs, metric, stage):
     return usable, 'left out: ' + ', '.join(dropped) if dropped else ''
 
 def _contrast(parts, note, confidence):
-    "The contrast of `_Part`s, with equal cells counted once."
+    "The contrast of `_Weighted`s, with equal cells counted once."
     merged = {}
     for part in parts:
         cell = merged.setdefault(id(part.accuracy), [0, part.accuracy])
@@ -60,8 +60,8 @@ def mean_gain(runs,                # DataFrame of `records.load_runs`
     gains = [c for c in usable if c.method == method]
     if why := _mixed(gains): return no_estimate._replace(note=joined_remarks(why, dropped))
     baselines, w = _shared_baselines(gains), 1/len(gains)
-    parts = [_Part(w, c.distilled) for c in gains]
-    parts += [_Part(-w, baselines[c.network]) for c in gains]
+    parts = [_Weighted(w, c.distilled) for c in gains]
+    parts += [_Weighted(-w, baselines[c.network]) for c in gains]
     return _contrast(parts, dropped, confidence)
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #1f84da6c
@@ -79,7 +79,8 @@ def method_difference(runs,
     if why := _mixed([c for pair in both for c in pair]):
         return no_estimate._replace(note=joined_remarks(why, dropped))
     w = 1/len(both)
-    parts = [_Part(w, a.distilled) for a, _ in both] + [_Part(-w, b.distilled) for _, b in both]
+    parts = [_Weighted(w, a.distilled) for a, _ in both]
+    parts += [_Weighted(-w, b.distilled) for _, b in both]
     return _contrast(parts, dropped, confidence)
 
 # %% ../nbs/evidence/11_pooled_effects.ipynb #b8340e1d

@@ -210,8 +210,8 @@ def paper_per_class(): # DataFrame with the columns run_id, class, accuracy
     return tidy.reset_index(drop=True)
 
 # %% ../nbs/study/01_records.ipynb #06b61028
-_surroundings = ('profile device threads python torch packages platform deterministic '
-                 'git_commit git_clean archive archive_sha256').split()
+_surrounding_fields = ('profile device threads python torch packages platform deterministic '
+                       'git_commit git_clean archive archive_sha256').split()
 _of_data = 'profile data sha256 train validation test'.split()
 
 def _surroundings_row(record):
@@ -222,7 +222,7 @@ def _surroundings_row(record):
     others = ', '.join(f'{k} {v}' for k, v in packages.items()) or None
     row = {**env, 'profile': _part(record, 'spec').get('profile'), 'torch': torch,
            'packages': others, 'device': env.get('device_name') or env.get('device')}
-    return {k: row.get(k) for k in _surroundings}
+    return {k: row.get(k) for k in _surrounding_fields}
 
 def _data_row(record):
     "Which images a run had."
@@ -245,7 +245,7 @@ def surroundings(
     "Where the runs of some profiles were made, and on which images."
     folder = Path(root or results_dir())
     found = [record for name in names for record in load_records(folder/name)]
-    environments = _distinct_rows([_surroundings_row(r) for r in found], _surroundings)
+    environments = _distinct_rows([_surroundings_row(r) for r in found], _surrounding_fields)
     return environments, _distinct_rows([_data_row(r) for r in found], _of_data)
 
 # %% ../nbs/study/01_records.ipynb #f3a3bc44

@@ -267,7 +267,7 @@ def _digest(*texts):
 
 def _bytes(path): return path.read_bytes() if path.exists() else b''
 
-def _surroundings():
+def _page_surroundings():
     "A digest of what every page is made with."
     paths = [root()/'kd_capacity'/f'{name}.py' for name in _makers] + [root()/'theme'/'run.html']
     return _digest(*map(_bytes, paths + sorted(config.profile_dir().glob('*.toml'))))
@@ -281,7 +281,7 @@ def _runs_named(record):
 
 def _jobs(folders, into):
     "({run_id: digest of all that its page shows}, {run_id: its `Job`})."
-    digests, jobs, around = {}, {}, _surroundings().encode()
+    digests, jobs, around = {}, {}, _page_surroundings().encode()
     for run_id, folder in folders.items():
         named = _runs_named(records.read_record(folder/'record.json'))
         linked = tuple(r for r in named if r in folders)

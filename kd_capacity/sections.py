@@ -52,7 +52,8 @@ def gains_section(report):
     yield from headed(report, finding, report.with_runs)
     def one(study):
         table = tested[study.name]
-        yield Figure(figures.plot_gain_against_gap(table), f'{capital(study.words)}: {finding(study)}. '
+        yield Figure(figures.plot_gain_against_gap(table),
+                     f'{capital(study.words)}: {finding(study)}. '
                      'Welch’s 95 % intervals; hollow marks are the paper’s, on CIFAR-10.',
                      'Gain of each distilled student over its baseline, by capacity gap, '
                      'beside the published gains')
@@ -178,8 +179,9 @@ def moderation_section(report):
             'by teacher and method and pooled')
         if study.printed or not study.gains.gain.notna().any(): return
         sizes = statistics.student_sizes(study.runs)
-        yield Figure(figures.plot_gain_against_size(study.gains, sizes), f'{capital(study.words)}: gain '
-                     'over the size of the student; lines join students of one teacher.',
+        yield Figure(figures.plot_gain_against_size(study.gains, sizes),
+                     f'{capital(study.words)}: gain over the size of the student; '
+                     'lines join students of one teacher.',
                      'Gain with its 95 % interval over the parameters of the student, a line for '
                      'each teacher and method')
     yield from for_each(report, one)
@@ -191,7 +193,8 @@ def _power_figure(study, interaction):
     curve = power.power_curve(effects, study.seed_spread, interaction=interaction)
     least = power.detectable(5, study.seed_spread, interaction=interaction)
     listed = ', '.join(map(str, effects))
-    return Figure(figures.plot_power_curves(curve), f'{capital(study.words)}: with 5 seeds, {least:.2f} '
+    return Figure(figures.plot_power_curves(curve),
+                  f'{capital(study.words)}: with 5 seeds, {least:.2f} '
                   f'pp are found in 80 % of studies. Power of one test of {what} at 5 %.',
                   f'Probability to find effects of {listed} pp over the runs a cell, for {what}, '
                   'with 3 and 5 runs marked')
@@ -252,7 +255,8 @@ def agreement_section(report):
         table = tested[study.name]
         if not table.n.any(): return
         minus = '; at the right, minus the control' if table.gain.notna().any() else ''
-        yield Figure(figures.plot_agreement(table), f'{capital(study.words)}. {finding(study)}{minus}.',
+        yield Figure(figures.plot_agreement(table),
+                     f'{capital(study.words)}. {finding(study)}{minus}.',
                      'Agreement with the teacher in percent with 95 % intervals, a row for each '
                      'pair and method, controls hollow')
         yield Table(wording.fidelity_text(table))
@@ -376,7 +380,8 @@ def gap_section(report):
 def _schedule_blocks(study):
     table = tables.schedules(study.curves)
     if len(table): yield Figure(
-        figures.plot_learning_rate(table), f'{capital(study.words)}. {wording.schedule_finding(table)}.',
+        figures.plot_learning_rate(table),
+        f'{capital(study.words)}. {wording.schedule_finding(table)}.',
         'Learning rate over the epochs, a line for each schedule')
     else: yield Sentence(study.words, 'no learning rate is recorded')
 
@@ -461,7 +466,7 @@ def device_section(report):
 # %% ../nbs/site/06_sections.ipynb #f17fe8ca
 def left_section(report):
     "What is left of our studies."
-    measured = benchmark.read(report.results/'benchmarks')
+    measured = benchmark.read_benchmarks(report.results/'benchmarks')
     names = [s.name for s in report.with_runs if s.ours]
     text = findings.left_text(names, report.results, measured)
     if not len(text):
@@ -473,7 +478,7 @@ def left_section(report):
 # %% ../nbs/site/06_sections.ipynb #a6873c77
 def paper_cost_section(report):
     "What the paper's study would take on the machines measured."
-    measured = benchmark.read(report.results/'benchmarks')
+    measured = benchmark.read_benchmarks(report.results/'benchmarks')
     text, estimated = findings.paper_cost_text(measured, report.results)
     if len(text): yield Table(text)
     else: yield Text('No machine has been measured yet: `make bench` does it.')
@@ -483,7 +488,7 @@ def paper_cost_section(report):
     for m in measured.values(): yield _epoch_figure(m)
 
 def _epoch_figure(measured):
-    t, where = benchmark.table(measured), findings.machine_name(measured)
+    t, where = benchmark.benchmark_table(measured), findings.machine_name(measured)
     series = {'plain loop': t.plain_epoch, 'fast engine': t.fast_epoch}
     colours = {'plain loop': figures.GREY, 'fast engine': figures.BLUE}
     drawn = findings.value_bars(list(t.index), series, colours, 'seconds an epoch of 45,000 images',
@@ -495,12 +500,27 @@ def _epoch_figure(measured):
                   f'on {where}')
 
 # %% ../nbs/site/06_sections.ipynb #750f954e
+def _speed_bars(table):
+    "How many times as fast as the plain loop each cell is, coloured by method."
+    ax = figures.axes(None, 7, 3.6)
+    methods = [name.partition(' ')[2] or 'none' for name in table.index]
+    colours = [method_colour(m) for m in methods]
+    bars = ax.barh(range(len(table)), table.ratio, color=colours, height=.7)
+    ax.bar_label(bars, [f'{r:.2f} ×' for r in table.ratio], padding=3, fontsize=9)
+    ax.axvline(1, color='black', linewidth=1)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.invert_yaxis()
+    longest = 1.15*max(table.ratio.max(), 1)
+    ax.set(xlabel='speed over the plain loop (times)', xlim=(0, longest))
+    return ax
+
+# %% ../nbs/site/06_sections.ipynb #e642a0a6
 def _machine_blocks(result):
-    table, machine = benchmark.table(result), findings.machine_name(result)
+    table, machine = benchmark.benchmark_table(result), findings.machine_name(result)
     times = f'{table.ratio.min():.1f} to {table.ratio.max():.1f} times'
     yield Text(f'## The fast engine takes {times} less time on {as_markdown(machine)}\n\n'
                f'{findings.machine_finding(result)}')
-    yield Figure(benchmark.chart(table), f'{machine}: the fast engine takes {times} less time '
+    yield Figure(_speed_bars(table), f'{machine}: the fast engine takes {times} less time '
                  'than the plain loop (1). Medians of steps taken in turn.',
                  'Speed of the fast engine over the plain loop, a bar for each network and method')
     yield Table(findings.benchmark_text(table))
@@ -513,9 +533,10 @@ def benchmark_section(report): # its options: measure, minutes, device
     "What the engine is worth on each machine measured; first on this one, if the page asks for it."
     folder, options = report.results/'benchmarks', report.options
     if options.get('measure'):
-        kept = benchmark.write(benchmark.run(options['minutes'], options['device']), folder)
+        kept = benchmark.write_benchmark(
+            benchmark.run(options['minutes'], options['device']), folder)
         yield Text(f'Kept in `{kept}`.')
-    measured = benchmark.read(folder)
+    measured = benchmark.read_benchmarks(folder)
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
 

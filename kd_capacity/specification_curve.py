@@ -36,7 +36,7 @@ class _Sides(NamedTuple):
     larger: list
     smaller: list
 
-def _pair(cell): return f'{network_name(cell.teacher, cell.teacher_width)}→{cell.network}'
+def _pair_label(cell): return f'{network_name(cell.teacher, cell.teacher_width)}→{cell.network}'
 
 # %% ../nbs/evidence/14_specification_curve.ipynb #0e5c93d7
 def contrasts_of(gains,              # list of `GainCell` with an interval
@@ -46,7 +46,7 @@ def contrasts_of(gains,              # list of `GainCell` with an interval
     pairs = {}
     for a, b in product(larger, smaller):
         if a.method != b.method: continue
-        sides = pairs.setdefault(f'{_pair(a)} − {_pair(b)}', _Sides([], []))
+        sides = pairs.setdefault(f'{_pair_label(a)} − {_pair_label(b)}', _Sides([], []))
         sides.larger.append(a)
         sides.smaller.append(b)
     everything = _Sides(larger, smaller)

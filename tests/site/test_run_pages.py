@@ -200,7 +200,7 @@ def test_a_changed_run_is_made_again_alone(built, name):
 
 
 def test_a_change_of_template_or_code_makes_all_again(built, monkeypatch):
-    monkeypatch.setattr(run_pages, '_surroundings', lambda: 'another')
+    monkeypatch.setattr(run_pages, '_page_surroundings', lambda: 'another')
     assert len(run_pages.build(['demo'], *built)[0]) == 4
 
 
