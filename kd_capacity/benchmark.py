@@ -408,6 +408,7 @@ class MeasuredCell(Checked):
                                     "'plain' and 'fast'.")
         return measured
 
+# %% ../nbs/study/07_benchmark.ipynb #54b96f45
 class Benchmark(Checked):
     "What `run` gives and a file of results/benchmarks/ holds."
     machine: Machine

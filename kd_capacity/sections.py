@@ -152,6 +152,7 @@ def effects_section(report):
         if rows: yield Table(pd.DataFrame(rows))
     yield from for_each(report, one, report.with_runs)
 
+# %% ../nbs/site/06_sections.ipynb #ae43e349
 def tested_gains_section(report):
     "Every gain with its interval; every test folded away."
     finding = lambda s: findings.clear_gains_finding(s.gains)
