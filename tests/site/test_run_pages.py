@@ -91,7 +91,7 @@ def test_a_run_leads_to_its_teacher_and_back_to_all_runs(built):
     links = {a.get_text(): a['href'] for a in page.select('a[href]')}
     place = built[1]/SPECS[2].run_id
     assert (place/links[SPECS[0].run_id]).resolve() == (built[1].parent/'runs'/SPECS[0].run_id/'index.html').resolve()  # as it lies on the site, below runs/
-    assert '../pages/report/runs.html#q=demo/r50-r18/logit' in links['all runs']
+    assert '../pages/report/runs.html#q=demo/r50w8-r18w8/logit' in links['all runs']
     assert all(h.get('id') for h in page.select('h2'))
 
 
@@ -267,7 +267,7 @@ def test_the_pages_refuse_to_lie_among_records(results):
 # --- the search
 
 @pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium: the search field cannot be tried')
-@pytest.mark.parametrize('fragment, shown', [('', 38), ('#q=demo/r50-r18/logit/a0.5-t4', 3), ('#q=LOGIT+not%20run', 8), ('#q=failed', 1), ('#q=nothing+like+this', 0)])
+@pytest.mark.parametrize('fragment, shown', [('', 38), ('#q=demo/r50w8-r18w8/logit/a0.5-t4', 3), ('#q=LOGIT+not%20run', 8), ('#q=failed', 1), ('#q=nothing+like+this', 0)])
 def test_the_address_filters_the_table(results, tmp_path, fragment, shown):
     records.write_record({**{k: v for k, v in records.read_record(SPECS[2].run_id, results).items() if k != 'schema_version'}, 'run_id': 'demo/mine'}, results)
     (tmp_path/'page.html').write_text(f'<!doctype html><meta charset="utf-8">{run_pages.search_table(run_pages.listing(["demo"], results))}')
