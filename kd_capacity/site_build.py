@@ -49,7 +49,7 @@ def neighbours(current, pages, titles):
     return ' '.join(links)
 
 # %% ../nbs/site/04_site_build.ipynb #f2b88432
-_page_link = re.compile(r'(<a [^>]*href="[^":#]+)\.ipynb(?=[#"])')
+_page_link = re.compile(r'(<a\s[^>]*href="[^":#]+)\.ipynb(?=[#"])')
 
 def _by_pandoc(folder, page, nb, variables):
     "The HTML of a staged page."

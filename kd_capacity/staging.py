@@ -228,6 +228,13 @@ def _staged_code(cell, heading):
     head = [f'#| {k}: {v}' for k, v in settings.items()]
     return new_code_cell('\n'.join(head + [code]), outputs=outputs)
 
+# %% ../nbs/site/01_staging.ipynb #5b1fa9c4
+def _with_kernel(cells):
+    "A notebook of these cells, numbered, that names Python as its kernel."
+    for i, cell in enumerate(cells): cell.id = f'cell-{i}'
+    kernel = {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}
+    return new_notebook(cells=cells, metadata={'kernelspec': kernel})
+
 # %% ../nbs/site/01_staging.ipynb #d34c292a
 def staged(nb,          # an executed notebook
            page,        # its `Page`
@@ -253,9 +260,7 @@ def staged(nb,          # an executed notebook
     for output in (o for c in cells for o in c.get('outputs', [])):
         data = output.get('data', {})
         if 'text/markdown' in data: data['text/markdown'] = linked(data['text/markdown'])
-    for i, cell in enumerate(cells): cell.id = f'cell-{i}'
-    kernel = {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}
-    return new_notebook(cells=cells, metadata={'kernelspec': kernel})
+    return _with_kernel(cells)
 
 # %% ../nbs/site/01_staging.ipynb #689f4fc3
 def _anchors(code):
@@ -305,8 +310,7 @@ def _frame():
     "A page with a place for each thing that a run's page says."
     text = f'## {FRAME_BODY}\n\n{FRAME_BODY}'
     cells = [_front_matter(FRAME_TITLE, FRAME_ABOUT, ''), new_markdown_cell(text)]
-    for i, cell in enumerate(cells): cell.id = f'cell-{i}'
-    return new_notebook(cells=cells)
+    return _with_kernel(cells)
 
 def _write(path, nb):
     with atomic(path) as temporary:
