@@ -19,6 +19,7 @@ from . import records, statistics, study, tables
 from .basics import UserError
 from .calls import papermill_command
 from .fidelity_tests import MEASURES, fidelity_tests
+from .findings import STUDY_NAMES
 from .losses import option_fields, option_symbol
 from .models import STEMS
 from .naming import method_colour, method_name, network_name, pair_name, signed_text
@@ -185,6 +186,7 @@ def choice_words(field, value):
         arch, _, width = value.partition('·w')
         return network_name(arch, int(width) if width.isdigit() else None)
     if field == 'method': return method_name(value)
+    if field == 'profile': return STUDY_NAMES.get(value, value)
     nothing = {'teacher': 'none', 'student': 'the teacher itself', 'profile': 'none'}
     return nothing.get(field, '—') if value == 'none' else value
 
@@ -387,28 +389,50 @@ def _record(row, results):
     try: return records.read_record(row['run_id'], results)
     except UserError: return None  # the Runs page names it
 
-def _lines(row, results):
-    "The curves of a run that has a record."
-    try: return run_lines(records.history(row['run_id'], results))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError): return {}
-
 def _command(record, spec):
     "The call that makes a run: by its record, or by the plan where it left none."
     if record: return command_of(record).text
-    return papermill_command(spec) if spec else None
+    return papermill_command(spec, 'out/run.ipynb') if spec else None
+
+# %% ../nbs/site/03_explorer.ipynb #e13b9f46
+@cache
+def _paper_lines():
+    "{run_id: its curves} of the paper's own trainings."
+    return {run_id: run_lines(rows) for run_id, rows in records.paper_curves().groupby('run_id')}
+
+def _lines(row, record, results):
+    "The curves of a run that has any."
+    if row['profile'] == records.PAPER_RUNS:
+        copied = isinstance(row['duplicate_of'], str)
+        return _paper_lines().get(row['duplicate_of'] if copied else row['run_id'], {})
+    if not record: return {}
+    try: return run_lines(records.history(row['run_id'], results))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError): return {}
+
+def _summary_of_row(row):
+    "What `record_summary` says of one of the paper's own runs."
+    number = lambda name: None if pd.isna(row[name]) else int(row[name])
+    copy_of = row['duplicate_of'] if isinstance(row['duplicate_of'], str) else None
+    return record_summary({
+        'status': row['status'], 'spec': {'epochs': number('epochs')},
+        'outcome': {'best_epoch': number('validation_best_epoch')}, 'data': {'name': row['data']},
+        'parameters': number('parameters'), 'duplicate_of': copy_of,
+        'environment': {'imported_from': 'results/published/runs.csv'}})
 
 # %% ../nbs/site/03_explorer.ipynb #bb9b6b71
 def _run_data(row, specs, results) -> RunData:
     run_id, record = row['run_id'], _record(row, results)
     missing, teacher = row['status'] == 'missing', row['teacher_run']
+    papers = row['profile'] == records.PAPER_RUNS
     return {'id': run_id, 'seed': _value(row['seed']),
             'status': 'not run' if missing else str(row['status']),
             'page': page_link(run_id) if record else None,
             'values': {metric: shown(metric, row[metric]) for metric in SHOWN_METRICS},
             'time': '' if pd.isna(row['seconds']) else seconds_text(row['seconds']),
-            'told': record_summary(record or {}), 'command': _command(record, specs.get(run_id)),
+            'told': _summary_of_row(row) if papers else record_summary(record or {}),
+            'command': _command(record, specs.get(run_id)),
             'ours': not tables.imported(row['profile']),
-            'curves': _lines(row, results) if record else {},
+            'curves': _lines(row, record, results),
             'teacher': teacher if isinstance(teacher, str) else None}
 
 # %% ../nbs/site/03_explorer.ipynb #0c18d4cb
@@ -569,6 +593,7 @@ def as_json(value):
 def vega():
     "Vega, Vega-Lite and Vega-Embed as one script that defines `vegaEmbed`."
     bundle = vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')
+    bundle = bundle.replace('\t', r'\t')  # in its strings; pandoc would make spaces of a tab
     return f'(() => {{{bundle}}})();'
 
 # %% ../nbs/site/03_explorer.ipynb #a7612060

@@ -15,6 +15,7 @@ from sites import copy_repository, execute, make_site, notebook
 from kd_capacity import config, explorer, figures, records, staging, statistics, tables
 from kd_capacity.show import theme_file
 
+STUDIES = 'paper', 'demo', 'paper-v2'  # the paper's own runs stand beside every study
 HOSTILE = '</script><!--<script><img src=x onerror="window.hacked=1">{{< include /etc/passwd >}} & \u2028'
 
 
@@ -55,6 +56,10 @@ def address(site): return (site/'pages'/'report'/'explorer.html').as_uri()
 
 
 @pytest.fixture(scope='module')
+def demo(address): return f'{address}#profile=demo'
+
+
+@pytest.fixture(scope='module')
 def data(site):
     page = BeautifulSoup((site/'pages'/'report'/'explorer.html').read_text(encoding='utf-8'), 'html.parser')
     return json.loads(page.find(id='explorer-data').string)
@@ -67,7 +72,7 @@ def cell_of(d, **values): return next(c for c in d['cells'] if all(c[k] == v for
 
 def test_data_of_the_page_are_those_of_the_module(site, data, results):
     "Neither staging nor pandoc nor the last touch on the HTML changes a script."
-    assert data == json.loads(explorer.as_json(explorer.data(['demo', 'paper-v2'], results)))
+    assert data == json.loads(explorer.as_json(explorer.data(STUDIES, results)))
     text = (site/'pages'/'report'/'explorer.html').read_text(encoding='utf-8')
     assert explorer.vega() in text and theme_file('explorer.js') in text and theme_file('explorer.css') in text
     shown = text[text.index('<main'):text.index('</main')]
@@ -123,13 +128,14 @@ def test_ablations_are_those_of_tables(data, results):
 
 
 def test_runs_are_those_of_the_records(data, results):
-    runs = pd.concat([t(name, results) for name in ('demo', 'paper-v2') for t in (tables.planned, tables.unplanned)])
+    runs = pd.concat([t(name, results) for name in STUDIES for t in (tables.planned, tables.unplanned)])
     assert sorted(r['id'] for r in data['runs']) == sorted(runs.run_id)
     by_id = {r['id']: r for r in data['runs']}
     for row in runs.to_dict('records'):
         r = by_id[row['run_id']]
         assert r['status'] == {'missing': 'not run'}.get(row['status'], row['status'])
         for m in explorer.SHOWN_METRICS: assert r['values'][m] == explorer.shown(m, row[m])
+        if row['profile'] == 'paper': continue
         history = results/row['run_id']/'history.csv'
         if not history.exists(): assert r['curves'] == {}; continue
         h = pd.read_csv(history)
@@ -139,8 +145,26 @@ def test_runs_are_those_of_the_records(data, results):
 def test_command_makes_the_run(data):
     specs = {s.run_id: s for name in ('demo', 'paper-v2') for s in config.study_runs(name)}
     known = [r for r in data['runs'] if r['id'] in specs]
-    assert len(known) > 100 and all(r['command'] == config.papermill_command(specs[r['id']]) for r in known)
-    assert {r['command'] for r in data['runs'] if r['id'] not in specs} == {None}  # finals before the selection, and the hostile run
+    assert len(known) > 100 and all(r['command'] == config.papermill_command(specs[r['id']], 'out/run.ipynb') for r in known)
+    assert {r['command'] for r in data['runs'] if r['id'] not in specs} == {None}  # finals before the selection, the hostile run, the paper's own runs
+
+
+def test_paper_has_curves_of_two_accuracies_and_neither_page_nor_command(data):
+    published = records.root()/'results'/'published'
+    curves = pd.read_csv(published/'curves.csv').groupby('run_id')
+    runs = pd.read_csv(published/'runs.csv').to_dict('records')
+    by_id = {r['id']: r for r in data['runs']}
+    assert len(runs) == sum(r['id'].startswith('paper/') for r in data['runs']) == 126
+    for row in runs:
+        r = by_id[f'paper/{row["run_id"]}']
+        assert (r['page'], r['command'], r['ours'], r['teacher']) == (None, None, False, None)
+        twice = isinstance(row['duplicate_of'], str)
+        rows = curves.get_group(row['duplicate_of'] if twice else row['run_id'])
+        assert set(r['curves']) == {'train_accuracy', 'validation_accuracy'}
+        for name, values in r['curves'].items(): assert values == pytest.approx((100*rows[name]).tolist(), abs=.005)
+        told = dict(r['told'])
+        assert told['Best epoch'] == f"{row['validation_best_epoch']:.0f} of {row['epochs']}"
+        assert told.get('The same training as') == (f'paper/{row["duplicate_of"]}' if twice else None)
 
 
 def test_every_cell_has_its_own_choice(data):
@@ -231,8 +255,8 @@ def hash_of(page): return page.evaluate('Object.fromEntries(new URLSearchParams(
 
 
 @pytest.mark.parametrize('metric', statistics.METRICS)
-def test_choosing_shows_the_gains_of_tables(visit, address, results, metric):
-    page = visit(address)
+def test_choosing_shows_the_gains_of_tables(visit, demo, results, metric):
+    page = visit(demo)
     assert hash_of(page)['profile'] == 'demo'
     pick(page, metric=metric)
     for g in tables.gains(tables.planned('demo', results), metric).to_dict('records'):
@@ -246,8 +270,8 @@ def test_choosing_shows_the_gains_of_tables(visit, address, results, metric):
         assert rows.count() == g['n'] and page.locator('.gains svg').count() == 1 and page.locator('.lines svg').count() == 1
 
 
-def test_every_choice_changes_what_is_shown(visit, address):
-    page = visit(address)
+def test_every_choice_changes_what_is_shown(visit, demo):
+    page = visit(demo)
     what = lambda: page.locator('.result').inner_text() + page.locator('.record').inner_text() + page.locator('.lines').get_attribute('aria-label')
     steps = [('teacher', 'resnet34'), ('method', 'feature'), ('metric', 'kl_t1'), ('curve', 'loss_total'), ('teacher', 'resnet50'), ('student', 'resnet34'),
              ('student', 'resnet18'), ('runs', 'clipping, student_only'), ('teacher', 'none'), ('student', 'resnet34'),
@@ -259,8 +283,26 @@ def test_every_choice_changes_what_is_shown(visit, address):
         assert hash_of(page)[name] == value
 
 
-def test_only_what_there_is_is_offered(visit, address, data):
+def test_every_study_can_be_chosen(visit, address, results):
+    "The paper's own runs come first; their curves are drawn, and nothing else of a run is promised."
     page = visit(address)
+    assert offered(page, 'profile') == [*STUDIES] and chosen(page)['profile'] == 'paper'
+    cell = dict(teacher='resnet50', student='resnet18', method='feature')
+    g = tables.gains(tables.planned('paper', results)).set_index([*cell]).loc[tuple(cell.values())]
+    pick(page, **cell, alpha=f'{g.alpha:g}', runs='final')
+    assert number(page) == config.signed(g.gain) + ' pp'
+    assert offered(page, 'curve') == ['validation_accuracy', 'train_accuracy']
+    page.wait_for_selector('.lines svg path[stroke]')
+    assert page.locator('.record a').count() == 0 and page.locator('.command').count() == 0
+    assert 'the authors’ runs' in page.locator('.record').inner_text()
+    for name in reversed(STUDIES):
+        pick(page, profile=name)
+        assert chosen(page)['profile'] == hash_of(page)['profile'] == name
+        assert page.locator('.record .id').inner_text().startswith(f'{name}/')
+
+
+def test_only_what_there_is_is_offered(visit, demo, data):
+    page = visit(demo)
     for teacher in offered(page, 'teacher'):
         pick(page, teacher=teacher)
         there = [c for c in data['cells'] if c['profile'] == 'demo' and c['teacher'] == teacher]
@@ -272,8 +314,8 @@ def test_only_what_there_is_is_offered(visit, address, data):
     assert offered(page, 'alpha') == ['none'] and 'agreement' not in offered(page, 'metric')
 
 
-def test_record_command_and_address(visit, address, data):
-    page = visit(address, permissions=['clipboard-read', 'clipboard-write'])
+def test_record_command_and_address(visit, demo, data):
+    page = visit(demo, permissions=['clipboard-read', 'clipboard-write'])
     pick(page, teacher='resnet34', method='feature')
     page.locator('.runs input').nth(2).check()
     run = next(r for r in data['runs'] if r['id'] == hash_of(page)['run'])
@@ -296,15 +338,22 @@ def tab_to(page, selector):
     raise AssertionError(f'Tab does not reach {selector}')
 
 
-def test_keyboard_alone(visit, address, results):
-    page = visit(address)
+def arrow_to(page, name, value):
+    "Press the arrow once towards a choice, which stands beside what is chosen."
+    values = offered(page, name)
+    page.keyboard.press('ArrowDown' if values.index(value) > values.index(chosen(page)[name]) else 'ArrowUp')
+    assert chosen(page)[name] == value
+
+
+def test_keyboard_alone(visit, demo, results):
+    page = visit(demo)
     g = tables.gains(tables.planned('demo', results)).set_index(['teacher', 'student', 'method']).gain
     tab_to(page, '#choose-teacher')
     assert page.evaluate('getComputedStyle(document.activeElement).outlineStyle') == 'solid'
-    page.keyboard.press('ArrowDown')
+    arrow_to(page, 'teacher', 'resnet34')
     assert number(page) == config.signed(g['resnet34', 'resnet18', 'logit']) + ' pp'
     tab_to(page, '#choose-method')
-    page.keyboard.press('ArrowDown')
+    arrow_to(page, 'method', 'feature')
     assert number(page) == config.signed(g['resnet34', 'resnet18', 'feature']) + ' pp'
     tab_to(page, '.runs input')
     page.keyboard.press('ArrowDown')
@@ -316,8 +365,8 @@ def test_keyboard_alone(visit, address, results):
 
 
 @pytest.mark.parametrize('width', [390, 1280])
-def test_no_sideways_scroll(visit, address, width):
-    page = visit(address, width=width)
+def test_no_sideways_scroll(visit, demo, width):
+    page = visit(demo, width=width)
     for values in {}, dict(runs='final'), dict(method='feature', runs='clipping, student_only'), dict(teacher='none', runs='stem, imagenet'), dict(profile='paper-v2'):
         pick(page, **values)
         page.wait_for_timeout(150)
@@ -327,8 +376,8 @@ def test_no_sideways_scroll(visit, address, width):
         assert wide == 0
 
 
-def test_address_keeps_the_choice(visit, address):
-    page = visit(address)
+def test_address_keeps_the_choice(visit, address, demo):
+    page = visit(demo)
     pick(page, teacher='resnet50', student='resnet18', method='feature', runs='clipping, student_only', metric='validation_best', curve='loss_total')
     page.locator('.runs input').nth(1).check()
     state, shown, run = chosen(page), number(page), hash_of(page)['run']
@@ -345,11 +394,11 @@ def test_address_keeps_the_choice(visit, address):
 @pytest.mark.parametrize('part', ['curves', 'profile=nothing&teacher=<img src=x onerror=window.hacked=1>', 'a=b&&=', 'teacher=resnet34&student=resnet34&alpha=9', '%E0%A4%A=1'])
 def test_address_that_is_no_choice(visit, address, part):
     page = visit(f'{address}#{part}')
-    assert chosen(page)['profile'] == 'demo' and page.evaluate('window.hacked') is None
+    assert chosen(page)['profile'] == 'paper' and page.evaluate('window.hacked') is None
 
 
-def test_text_of_a_record_stays_text(visit, address, data):
-    page = visit(address)
+def test_text_of_a_record_stays_text(visit, demo, data):
+    page = visit(demo)
     hostile = next(c for c in data['cells'] if c['teacher'] == HOSTILE)
     pick(page, teacher=hostile['teacher'])
     assert page.locator('.record .id').inner_text() == 'demo/<img src=x onerror=window.hacked=1>/s0'
@@ -373,8 +422,8 @@ def contrast(page, selector):
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_light_and_dark(visit, address, scheme):
-    page = visit(address, color_scheme=scheme)
+def test_light_and_dark(visit, demo, scheme):
+    page = visit(demo, color_scheme=scheme)
     page.wait_for_selector('.lines svg path[stroke]')
     for selector in '.number strong', '.numbers .soft', '.choices span', '.runs td', '.told dt', '.command code': assert contrast(page, selector) >= 4.5, selector
     strokes = set(page.eval_on_selector_all('.lines path[stroke]', 'paths => paths.map(p => p.getAttribute("stroke").toLowerCase())'))
@@ -386,8 +435,8 @@ def test_light_and_dark(visit, address, scheme):
     page.wait_for_function('c => [...document.querySelectorAll(".lines path[stroke]")].some(p => p.getAttribute("stroke").toLowerCase() === c)', arg=other.lower())
 
 
-def test_quarto_has_its_own_switch(visit, address):
-    page = visit(address, color_scheme='light')
+def test_quarto_has_its_own_switch(visit, demo):
+    page = visit(demo, color_scheme='light')
     dark = lambda: page.evaluate('getComputedStyle(document.querySelector(".explorer")).getPropertyValue("--dark").trim()')
     assert dark() == '0'
     page.evaluate('document.body.classList.add("quarto-dark")')
