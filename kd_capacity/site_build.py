@@ -138,6 +138,7 @@ def make_run_pages(site,   # the website's folder, with the frame's page
 _foreign = re.compile(r'<script[^>]*\bsrc="https?://[^>]*></script>'
                       r"|<script[^>]*>define\('jquery'.*?</script>", re.DOTALL)
 _module = re.compile(r'<script src="([^"]*quarto-html/)([\w/.-]+)" type="module"></script>')
+_folder = re.compile(r'(<a\b[^>]*\shref="(?:\.\.?/)+)(?=")')  # a server finds its index.html
 _import = re.compile(r'(?m)^import \* as (\w+) from "\./([\w/.-]+)";$')
 _function = re.compile(r'(?m)^export (function (\w+))')
 
@@ -151,7 +152,7 @@ def _inlined(path):
     return _import.sub(one, path.read_text(encoding='utf-8'))
 
 def on_its_own(site):
-    "Take what other hosts serve, and modules, out of the pages that Quarto made."
+    "Pages by Quarto that need no other host and no server: no modules, no links to folders."
     scripts = site/'site_libs'/'quarto-html'
     main = scripts/'quarto.js'
     imported = {m[2] for m in _import.finditer(main.read_text(encoding='utf-8'))}
@@ -161,6 +162,7 @@ def on_its_own(site):
     for path in site.rglob('*.html'):
         html = path.read_text(encoding='utf-8')
         changed = _module.sub(classic, _foreign.sub('', html))
+        changed = _folder.sub(r'\1index.html', changed)
         if changed != html: write_text(path, changed)
 
 # %% ../nbs/site/04_site_build.ipynb #a00d43e0

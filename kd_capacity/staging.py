@@ -189,6 +189,7 @@ def linked_names(text,   # Markdown
         if not url or name.rpartition('.')[2].startswith('_'): return m[0]
         address, _, anchor = ('pages/' + '/'.join(url.split('/')[-2:])).partition('#')
         if address not in addresses or '.' in anchor: return m[0]
+        anchor = anchor and name.rpartition('.')[2]  # nbdev's is in small letters
         here = '' if address == page.address else page.to(addresses[address].path)
         return f'[`{m[2]}`]({here}#{anchor})'
     return _code_or_link.sub(one, text)
@@ -349,14 +350,19 @@ def _output_markdown(output, as_is):
     return data.get('text/latex') or fenced(data['text/plain'])
 
 # %% ../nbs/site/01_staging.ipynb #77cb09e0
+def _shown(output, as_is):
+    "A staged output in a block of its own; Markdown belongs to the prose, with its headings."
+    text = _output_markdown(output, as_is)
+    prose = set(output.get('data', {})) & {'text/markdown', 'text/html'} == {'text/markdown'}
+    return text if prose else f'::::: output\n{text}\n:::::'
+
 def _code_markdown(cell):
     "A staged code cell as Markdown."
     settings, _, code = options(cell.source)
     if settings.get('include') == 'false': return ''
     texts = [] if settings.get('echo') == 'false' or not code.strip() else [fenced(code, 'python')]
     if settings.get('output') != 'false':
-        shown = [_output_markdown(o, settings.get('output') == 'asis') for o in cell.outputs]
-        texts += [f'::::: output\n{text}\n:::::' for text in shown]
+        texts += [_shown(output, settings.get('output') == 'asis') for output in cell.outputs]
     return '\n\n'.join(texts)
 
 def page_markdown(nb): # staged
@@ -368,10 +374,10 @@ def page_markdown(nb): # staged
 def pandoc(markdown, *arguments):
     "The Markdown as HTML, without reading any file that is not named."
     from pypandoc import get_pandoc_path # a development dependency: only who makes pages needs it
-    command = [get_pandoc_path(), '--from', 'markdown', '--to', 'html5', '--mathml', '--sandbox']
-    filters = '--lua-filter', str(root()/'theme'/'boxes.lua')
-    done = subprocess.run([*command, *filters, *arguments], input=markdown.encode(),
-                          capture_output=True, check=False)
+    kinds = '--from', 'markdown', '--to', 'html5', '--mathml', '--wrap=none'
+    filters = '--sandbox', '--lua-filter', str(root()/'theme'/'boxes.lua')
+    command = [get_pandoc_path(), *kinds, *filters, *arguments]
+    done = subprocess.run(command, input=markdown.encode(), capture_output=True, check=False)
     if done.returncode: raise UserError(f'pandoc failed: {done.stderr.decode().strip()}')
     return done.stdout.decode()
 
