@@ -198,13 +198,13 @@ def root() -> Path:
 
 def results_dir() -> Path:
     "Folder of all records: `KD_RESULTS` or results/, in the repository if it is relative."
-    return _folder('KD_RESULTS', 'results')
+    return _chosen_folder('KD_RESULTS', 'results')
 
 def data_dir() -> Path:
     "Folder of downloads and caches: `KD_DATA` or data/, in the repository if it is relative."
-    return _folder('KD_DATA', 'data')
+    return _chosen_folder('KD_DATA', 'data')
 
-def _folder(variable, default):
+def _chosen_folder(variable, default):
     given = os.environ.get(variable)
     folder = Path(given or default)
     if folder.is_absolute(): return folder
