@@ -97,5 +97,5 @@ def warm_kernels(
 
 # %% ../nbs/study/05_kernels.ipynb #7ec44b03
 #| eval: false
-if __name__ == '__main__' and sys.argv[1:2] == ['serve']:
+if __name__ == '__main__' and '__file__' in globals() and sys.argv[1:2] == ['serve']:
     serve_kernels(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

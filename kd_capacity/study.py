@@ -305,7 +305,8 @@ _all_ = ['OVERHEAD', 'SELECT_BY', 'costs', 'finals_are_open', 'images_of', 'meas
 
 # %% ../nbs/study/06_study.ipynb #6114ebec
 #| eval: false
-if __name__ == '__main__' and sys.argv[1:2] == ['warm']: sys.exit(warm_call(sys.argv[2:]))
+if __name__ == '__main__' and '__file__' in globals() and sys.argv[1:2] == ['warm']:
+    sys.exit(warm_call(sys.argv[2:]))
 
 # %% ../nbs/study/06_study.ipynb #59f8f25e
 @call_parse
