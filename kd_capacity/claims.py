@@ -937,7 +937,7 @@ QUESTIONS = {
     'v1.1': 'Does a student with more capacity gain substantially more?',
     'v2.1': 'Do R34 students under Feature-KD gain, and no others?',
     'v1.3': 'Is the stem worth over 5 pp, and ten times any gain?',
-    'v2.7': 'Does the clipping defect matter?',
+    'v2.7': 'Does the clipping defect matter, as v1.2 says and v2.7 denies?',
     'v2.4': 'Do Feature-KD students come closer to their teachers?'}
 
 _answers = {'supported': 'Yes, by what was measured', 'contradicted': 'No, by what was measured',

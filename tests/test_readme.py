@@ -10,6 +10,7 @@ from conftest import ROOT
 from kd_capacity import records
 
 BLOCKS = re.findall(r'(?m)^    (\S.*)$', (ROOT/'README.md').read_text())
+OF_A_RUN = '. ', 'papermill ', 'mkdir '
 BY_CI = ['make demo', 'make test']  # .ci/run runs these two, and nothing else
 
 
@@ -23,13 +24,17 @@ def test_ci_runs_the_two_commands_and_nothing_else():
 
 
 def test_the_single_run_as_written(tmp_path):
-    one = [c for c in BLOCKS if c.startswith(('. ', 'papermill '))]
-    assert len(one) == 3
+    one = [c for c in BLOCKS if c.startswith(OF_A_RUN)]
+    assert len(one) == 5 and 'mkdir' in one[3]
+    here, elsewhere = one[:3], [one[0], f'cd {tmp_path}', *one[3:]]
     shutil.copytree(ROOT/'workflow'/'profiles', tmp_path/'profiles')
     demo = tmp_path/'profiles'/'demo.toml'  # the epochs are those of `make demo`; here one is enough
     demo.write_text(re.sub(r'(?m)^(teacher_)?epochs = \d+$', r'\1epochs = 1', demo.read_text()))
-    done = shell(' && '.join(one), KD_PROFILES=str(tmp_path/'profiles'))
-    assert done.returncode == 0, done.stderr
+    for commands in here, elsewhere: # the second reads what the first has trained
+        done = shell(' && '.join(commands), KD_PROFILES=str(tmp_path/'profiles'))
+        assert done.returncode == 0, done.stderr
+        assert 'TCP' not in done.stdout + done.stderr
+    assert (tmp_path/'out'/'teacher.ipynb').exists()
     runs = records.load_runs().set_index('role')
     assert (runs.teacher['teacher'], runs.epochs['teacher']) == ('resnet50', 1)
     assert runs.loc['student', ['teacher', 'student', 'method', 'alpha', 'epochs']].tolist() == ['resnet50', 'resnet34', 'feature', 0.5, 1]
@@ -51,5 +56,5 @@ def test_what_would_train_for_days_or_open_a_window_names_its_program(command, s
 
 
 def test_no_command_is_left_untested():
-    tested = {*BY_CI, *(c for c in BLOCKS if c.startswith(('. ', 'papermill ', 'make plan'))), 'make study PROFILE=paper-v2 JOBS=4', 'make report PROFILE=paper-v2'}
+    tested = {*BY_CI, *(c for c in BLOCKS if c.startswith((*OF_A_RUN, 'make plan'))), 'make study PROFILE=paper-v2 JOBS=4', 'make report PROFILE=paper-v2'}
     assert set(BLOCKS) == tested
