@@ -101,7 +101,8 @@ def spec_names() -> list[str]:
 # %% ../nbs/method/09_config.ipynb #0c78062b
 def _nested(values):
     "Flat values as the fields of a RunSpec; unknown names are refused."
-    for name in values: one_of('RunSpec field', name, spec_names())
+    known = spec_names()
+    for name in values: one_of('RunSpec field', name, known)
     fields = {name: value for name, value in values.items() if name in SPEC_FIELDS}
     if fields.get('flip') in (0, 1): fields['flip'] = bool(fields['flip'])
     if fields.get('teacher_width') == fields.get('width', 64): fields['teacher_width'] = None

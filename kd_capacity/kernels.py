@@ -66,7 +66,8 @@ def serve_kernels(
             client.close()
 
 EVERY_KERNEL = ('ipykernel.kernelapp', 'ipykernel.ipkernel', 'matplotlib_inline.backend_inline',
-                'matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures')
+                'matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures',
+                'torch._dynamo') # which torch imports when a network's cost is measured
 
 # %% ../nbs/study/05_kernels.ipynb #7ccec266
 def _kernel_environment(env, address):

@@ -9,6 +9,7 @@ __all__ = ['METHODS', 'total_loss', 'same_logits', 'logit_kd', 'projection', 'ma
            'objective']
 
 # %% ../nbs/method/03_losses.ipynb #ccfd4a9a
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 import torch
@@ -271,9 +272,13 @@ def _option_type(schema, key):
     return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 # %% ../nbs/method/03_losses.ipynb #5aeece60
+@lru_cache(8)
+def _fields_of(methods):
+    return {name: field for m in methods for name, field in m.options.model_fields.items()}
+
 def option_fields() -> dict:
-    "{option: its pydantic field} of all methods together, in the order of METHODS."
-    return {name: field for m in METHODS.values() for name, field in m.options.model_fields.items()}
+    "{option: its pydantic field} of all methods, in the order of METHODS; not to be changed."
+    return _fields_of(tuple(METHODS.values())) # asked for each field of thousands of specs
 
 def loss_parts() -> list[str]:
     "The parts of a loss that are recorded, of all methods together."

@@ -9,7 +9,7 @@ __all__ = ['Width', 'RUN_KEYS', 'SHARED', 'PAPER', 'Pair', 'Seeds', 'StemAblatio
 
 # %% ../nbs/method/10_profiles.ipynb #969cf1a7
 import importlib.util, os, tomllib
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -164,24 +164,29 @@ def options_of(p: Profile, # a profile
 # %% ../nbs/method/10_profiles.ipynb #72e859c8
 def profile_dir() -> Path:
     "Folder of the profiles: `KD_PROFILES`, workflow/profiles/ in a clone, or the package's own."
-    package = Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent
+    package = _package_dir()
     clone = package.parent/'workflow'/'profiles'
     own = clone if clone.is_dir() else package/'profile_files'
     return Path(os.environ.get('KD_PROFILES') or own)
 
 def profiles() -> list[str]:
     "Names of all profiles."
-    return sorted(p.stem for p in profile_dir().glob('*.toml'))
+    try: names = os.listdir(profile_dir())
+    except FileNotFoundError: names = []
+    return sorted(name.removesuffix('.toml') for name in names if name.endswith('.toml'))
+
+@cache
+def _package_dir(): return Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent
 
 def _stamp(name, allowed):
     "A profile's file and its state, by which it is kept."
-    path = profile_dir()/f'{one_of("profile", name, allowed)}.toml'
-    state = path.stat()
+    path = f'{profile_dir()}/{one_of("profile", name, allowed)}.toml'
+    state = os.stat(path)
     return path, state.st_mtime_ns, state.st_size
 
 @lru_cache(256)
 def _parsed(stamp):
-    path = stamp[0]
+    path = Path(stamp[0])
     try: return tomllib.loads(path.read_text(encoding='utf-8'))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f'{path} is not valid TOML: {e}. Mend that line.') from e
@@ -220,7 +225,7 @@ def _profile(stamps):
     if 'name' in values:
         raise UserError(f"{stamps[-1][0]}: key 'name' is not allowed; "
                         "a profile is called by its file's name.")
-    return checked(Profile, {**values, 'name': stamps[-1][0].stem}, where=str(stamps[-1][0]))
+    return checked(Profile, {**values, 'name': Path(stamps[-1][0]).stem}, where=stamps[-1][0])
 
 def profile(name: str # any file in workflow/profiles/, without its ending
            ) -> Profile:
