@@ -14,7 +14,8 @@ from .profiles import run_spec
 
 # %% ../nbs/method/12_calls.ipynb #6fbcb453
 OPTIONS = 'results', 'data_root', 'device', 'force' # of a template: how a run is made
-_of_a_student = 'teacher', 'student', 'method', 'teacher_run', 'teacher_width'
+_of_a_student = ('teacher student method teacher_run teacher_width teacher_weights '
+                 'teacher_sha256').split()
 
 def notebook_spec(namespace: dict, # the notebook's `globals()`, before it imports anything else
                   template: str,   # 'teacher' or 'student'

@@ -59,6 +59,8 @@ class _HowTrained(_WhichRun):
     split_seed: Count = 1234          # of the validation split; independent of `seed`
     engine: str = 'faithful'          # a key of engine.ENGINES: how, not what
     teacher_run: str | None = None    # run_id of the teacher that a student learns from
+    teacher_weights: str | None = None # or a file of weights that were trained elsewhere
+    teacher_sha256: Annotated[str, Field(pattern='^[0-9a-f]{64}$')] | None = None # of that file
 
 # %% ../nbs/method/09_config.ipynb #cddfaa0d
 class RunSpec(_HowTrained):
@@ -120,26 +122,30 @@ def _as_option(name, value):
 def _check_roles(spec):
     "Which of teacher, student and method go together."
     entry, role = METHODS[spec.method], spec.role
-    given = (f'teacher = {spec.teacher!r}, student = {spec.student!r}, method = {spec.method!r}, '
-             f'teacher_run = {spec.teacher_run!r}')
+    named = 'teacher', 'student', 'method', 'teacher_run', 'teacher_weights'
+    given = ', '.join(f'{name} = {getattr(spec, name)!r}' for name in named)
+    teachers = [t for t in (spec.teacher_run, spec.teacher_weights) if t]
     if role == 'teacher':
         ok, wants = spec.teacher and not spec.student, "a teacher, no student, method 'none'"
     elif role == 'baseline':
         ok, wants = spec.student and not spec.teacher, "a student, no teacher, method 'none'"
     elif entry.needs_teacher:
-        ok = spec.student and spec.teacher and spec.teacher_run
-        wants = 'teacher, student, method and teacher_run'
+        ok = spec.student and spec.teacher and len(teachers) == 1
+        wants = 'teacher, student, method and teacher_run or teacher_weights'
     else:
         ok = spec.student and not spec.teacher and spec.method != 'none'
         wants = 'a student and a method other than none'
     learns = role == 'student'
     method_fits = learns or spec.method == 'none'
-    run_fits = not spec.teacher_run or (learns and entry.needs_teacher)
+    run_fits = not teachers or (learns and entry.needs_teacher)
     if not (ok and method_fits and run_fits):
         raise UserError(f'role = {role!r} needs {wants}; given: {given}.')
     if spec.teacher_width and not (learns and spec.teacher):
         raise UserError(f'teacher_width = {spec.teacher_width} goes with a student '
                         'that has a teacher; leave it out.')
+    if bool(spec.teacher_weights) != bool(spec.teacher_sha256):
+        raise UserError('teacher_weights and teacher_sha256 go together: a file, and the SHA-256 '
+                        'of what is in it; `run_spec` reads it from the file.')
 
 # %% ../nbs/method/09_config.ipynb #7eaad687
 def _check_protocol(spec):
@@ -213,7 +219,7 @@ def _key(self):
     "8 hex digits of the SHA-256 of all fields that differ from their defaults."
     defaults = {name: field.default for name, field in RunSpec.model_fields.items()
                 if not field.is_required()}
-    values = {name: getattr(self, name) for name in SPEC_FIELDS}
+    values = {name: getattr(self, name) for name in SPEC_FIELDS if name != 'teacher_weights'}
     differs = {name: value for name, value in values.items() if value != defaults.get(name)}
     options = {name: value for name, value in self.options.model_dump().items()
                if value is not False}

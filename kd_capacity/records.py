@@ -32,13 +32,13 @@ _more_from_spec = 'profile data protocol width teacher_run'.split()
 _of_record = 'run_id status failure parameters seconds images_per_second duplicate_of'.split()
 _options = option_fields() # of all methods
 _more_options = [name for name in _options if name not in _from_spec]
-_more_from_spec += [*_more_options, 'teacher_width', 'normalization']
+_more_from_spec += [*_more_options, 'teacher_width', 'normalization', 'teacher_sha256']
 _norms_of_run = [f'norm_{group}_max' for group in GROUPS]
 
 COLUMNS = [*_from_spec, *_from_outcome, *_from_fidelity, 'run_id', 'profile', 'data', 'data_sha256',
            'protocol', 'width', 'teacher_run', 'status', 'failure', *_norms_of_run, 'parameters',
            'seconds', 'images_per_second', 'device', 'deterministic', 'duplicate_of',
-           *_more_options, 'teacher_width', 'normalization']
+           *_more_options, 'teacher_width', 'normalization', 'teacher_sha256']
 
 _whole = ['seed', 'epochs', 'width', 'teacher_width']
 _measured_options = [name for name in _options if _options[name].annotation is not bool]

@@ -150,9 +150,12 @@ class Environment(_Part):
 
 # %% ../nbs/method/13_run_files.ipynb #2d4c62c5
 class RecordedTeacher(_Part):
-    "The teacher's run, and the weights that the student learned from."
-    run_id: str
+    "The teacher's run or file, and the weights that the student learned from."
+    run_id: str | None = None
     weights_sha256: str | None = None
+    file: str | None = None              # of weights trained elsewhere; its name alone
+    file_sha256: str | None = None
+    test_accuracy: Fraction | None = None # of such a teacher, on the student's test images
 
 class Weights(_Part):
     "Hashes of the weights that a run left."

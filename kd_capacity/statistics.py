@@ -121,7 +121,8 @@ def difference(a,                # accuracies of a cell, fractions
 # %% ../nbs/evidence/00_statistics.ipynb #cdb4bb3e
 def settings_of_distillation():
     "Settings that only a distilled run has: the options of all methods among them."
-    return (*option_fields(), 'clipping', 'max_norm', 'teacher_run', 'teacher_width')
+    of_the_teacher = 'teacher_run', 'teacher_width', 'teacher_weights', 'teacher_sha256'
+    return (*option_fields(), 'clipping', 'max_norm', *of_the_teacher)
 
 OF_DISTILLATION = settings_of_distillation()
 _NAMES = 'stage', 'role', 'teacher', 'student', 'method', 'seed'

@@ -25,6 +25,7 @@ from .profiles import profile
 from .progress import (OVERHEAD, StudyProgress, progress, progress_text,
     speed_of_records, stop_reason, time_left, watch)
 from .run_files import read_record, run_folder
+from .training import weights_of_file
 from .selection import (SELECT_BY, all_specs, finals_are_open, prerequisites,
     read_selection, runs_of, select, selection_file, state_of, write_selection)
 
@@ -45,6 +46,13 @@ def _check_teachers(specs, results):
             raise UserError(f'{teacher} has a record and no weights.pt, so its students cannot be '
                             f'trained. Restore {folder/"weights.pt"}, or move its record.json away '
                             'to train it again.')
+
+def _check_files(specs):
+    "Refuse students of a file of weights that is not what they need."
+    fields = 'teacher_weights', 'teacher', 'data', 'width_of_teacher', 'teacher_sha256'
+    needed = [tuple(getattr(s, name) for name in fields) for s in specs if s.teacher_weights]
+    for path, arch, images, width, sha256 in dict.fromkeys(needed):
+        weights_of_file(path, arch, data.load(images), width, sha256)
 
 # %% ../nbs/study/06_study.ipynb #66ad41c7
 def space_needed(
@@ -73,6 +81,7 @@ def preflight(
     specs = _todo(name, Path(results))
     _check_data(specs)
     _check_teachers(specs, Path(results))
+    _check_files(specs)
     _check_space(specs, Path(results), jobs)
 
 # %% ../nbs/study/06_study.ipynb #8bf44bfd
