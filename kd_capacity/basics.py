@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'NonNegative', 'Count', 'Size', 'UserError', 'one_of', 'brief', 'refuse_unknown', 'Checked',
-           'allowed_text', 'error_text', 'checked', 'checked_value', 'schema_table', 'parse_json', 'root',
+           'allowed_text', 'error_text', 'checked', 'checked_value', 'schema_table', 'parse_json', 'root', 'shipped',
            'results_dir', 'data_dir', 'atomic', 'moved_to']
 
 # %% ../nbs/method/00_basics.ipynb #1d47f723
@@ -195,6 +195,15 @@ def root() -> Path:
     if here := _clone(): return here
     raise UserError('This needs a clone of the kd_capacity repository, and the package that runs '
                     'was installed without one: call make demo in a clone, then this there.')
+
+def shipped(
+    place:str, # folder of the clone, such as results/published
+    link:str   # its name in the package, which has a link to it that pip follows
+) -> Path:
+    "A folder that a clone has and that comes with the installed package too."
+    package = Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent
+    clone = package.parent/place
+    return clone if clone.is_dir() else package/link
 
 def results_dir() -> Path:
     "Folder of all records: `KD_RESULTS` or results/, in the repository if it is relative."

@@ -309,9 +309,9 @@ def _read_folder(name, root):
 # %% ../nbs/method/01_data.ipynb #5a3e7733
 @source('cifar10_jpeg', 'CIFAR-10 as JPEG copies',
         train_images=50_000, shape=(3, 32, 32), num_classes=10)
-def cifar10_jpeg(root=None, # the image folder or its archive; None: the variable
-                            # KD_CIFAR10_JPEG, or data_dir()/'cifar10-jpeg'
-                ) -> Dataset:
+def cifar10_jpeg(
+    root=None # image folder or archive; None: KD_CIFAR10_JPEG, or data_dir()/'cifar10-jpeg'
+) -> Dataset:
     "JPEG copies of CIFAR-10: 50,000 training and 10,000 test images of 32×32 pixels."
     given = root or os.environ.get('KD_CIFAR10_JPEG') or data_dir() / 'cifar10-jpeg'
     place = Path(given).expanduser().resolve()

@@ -75,6 +75,11 @@ def _kernel_environment(env, address):
     paths = filter(None, [str(root()/'workflow'), env.get('JUPYTER_PATH')])
     return {**env, 'KD_KERNELS': str(address), 'JUPYTER_PATH': os.pathsep.join(paths)}
 
+_SERVE = '''
+import sys
+from kd_capacity.kernels import serve_kernels
+serve_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])'''
+
 @contextmanager
 def warm_kernels(
     env:dict,       # of the server: its threads are those of the kernels
@@ -86,8 +91,8 @@ def warm_kernels(
     with socket.socket(socket.AF_UNIX) as listening, open(log, 'a') as out:
         listening.bind(str(folder/'kernels'))
         listening.listen(64)
-        command = [sys.executable, '-m', 'kd_capacity.kernels', 'serve', str(listening.fileno()),
-                   str(os.getpid()), *modules]
+        command = [sys.executable, '-c', _SERVE,
+                   str(listening.fileno()), str(os.getpid()), *modules]
         server = subprocess.Popen(command, pass_fds=[listening.fileno()], stdout=out,
                                   stderr=subprocess.STDOUT, env=env)
     try: yield _kernel_environment(env, folder/'kernels')
@@ -95,8 +100,3 @@ def warm_kernels(
         server.terminate()
         server.wait()
         shutil.rmtree(folder)
-
-# %% ../nbs/study/05_kernels.ipynb #7ec44b03
-#| eval: false
-if __name__ == '__main__' and '__file__' in globals() and sys.argv[1:2] == ['serve']:
-    serve_kernels(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fastcore.script import call_parse
 from kd_capacity.authors import (ARCHIVE_BYTES, AUTHORS, MEMBER_BYTES, MEMBERS, read_archive,
     write_imported)
-from .basics import UserError, one_of, results_dir, root
+from .basics import UserError, one_of, results_dir, shipped
 from .losses import option_fields
 from .run_files import (GROUPS, HISTORY, PACKAGES, SCHEMA, as_table, checked_record,
     environment, header_fault, history, logits, read_record, run_folder, write_history,
@@ -142,12 +142,15 @@ def without_duplicate_trainings(
     return runs.iloc[np.sort(kept)]
 
 # %% ../nbs/study/01_records.ipynb #fd95a852
+def _published_file(name): # of results/published/, which comes with the package
+    return pd.read_csv(shipped('results/published', 'published_files')/name)
+
 def published(
     which:str # 'v1' or 'v2', the version of the paper
 ): # DataFrame, accuracies in percent
     "The paper's summary figures, as printed."
     one_of('version of the paper', which, ('v1', 'v2'))
-    return pd.read_csv(root()/'results'/'published'/f'published_{which}.csv')
+    return _published_file(f'published_{which}.csv')
 
 # %% ../nbs/study/01_records.ipynb #3ade85f4
 def import_authors(
@@ -186,7 +189,7 @@ def published_runs(
 
 # %% ../nbs/study/01_records.ipynb #299df322
 def _read_published(name):
-    table = pd.read_csv(root()/'results'/'published'/name)
+    table = _published_file(name)
     for column in {'run_id', 'duplicate_of'} & set(table):
         table[column] = f'{PAPER_RUNS}/' + table[column]
     return table

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -96,7 +97,10 @@ def lab(clone):
     app = ServerApp(root_dir=str(clone))
     app.load_config_file()
     manager = app.contents_manager_class(parent=app, event_logger=EventLogger())
-    def save(name, nb): asyncio.run(manager.save({'type': 'notebook', 'content': nb}, name))
+    def save(name, nb):
+        saving = manager.save({'type': 'notebook', 'content': nb}, name)
+        with ThreadPoolExecutor(1) as thread: # free of the event loops that other tests keep open
+            thread.submit(asyncio.run, saving).result()
     return save
 
 

@@ -19,6 +19,7 @@ def installed(tmp_path_factory):
     ignored = shutil.ignore_patterns('__pycache__')
     for name in 'kd_capacity', 'workflow':
         shutil.copytree(ROOT/name, source/name, ignore=ignored, symlinks=True)
+    shutil.copytree(ROOT/'results'/'published', source/'results'/'published')
     for name in 'pyproject.toml', 'README.md', 'LICENSE', 'settings.ini':
         shutil.copy(ROOT/name, source)
     pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps',
@@ -49,14 +50,15 @@ def output(done):
 LIBRARY = '''
 import sys
 import torch
-from kd_capacity import losses, models, statistics
+from kd_capacity import claims, losses, models, records, statistics
 from kd_capacity.basics import data_dir, results_dir
 from kd_capacity.profiles import profile, profiles
 logits = torch.zeros(2, 10)
 assert losses.logit_kd(logits, logits, 4.) == 0
-assert models.build('resnet18', 10, width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+assert models.build_network('resnet18', 10, width=4)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 assert statistics.difference([.90, .91, .92], [.80, .81, .82])
 assert [str(results_dir()), str(data_dir())] == sys.argv[1:]
+assert len(records.paper_runs()) == 126 and len(claims.ledger(None)) == len(claims.CLAIMS)
 print(*profiles(), profile('paper-v2').run['validation_size'])
 '''
 
@@ -86,13 +88,13 @@ def test_a_run_trains_into_a_folder_given(outside, tmp_path):
 
 
 NEEDS_A_CLONE = '''
-from kd_capacity import basics, records, study
+from kd_capacity import basics, staging, study
 def sentence(call):
     try: call()
     except (basics.UserError, SystemExit) as error: return str(error)
 print(sentence(basics.results_dir))
-print(sentence(lambda: records.published('v2')))
-print(sentence(lambda: study.main(['run', 'demo'])))
+print(sentence(staging.stage))
+print(sentence(lambda: study.main('run', 'demo')))
 '''
 
 
