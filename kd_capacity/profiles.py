@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Width', 'RUN_KEYS', 'SHARED', 'PAPER', 'Pair', 'Seeds', 'StemAblation', 'ClippingAblation', 'Selection', 'Profile',
-           'options_of', 'profile_dir', 'profiles', 'profile', 'run_spec', 'default_teacher', 'DistilledCell',
-           'distilled_cells', 'grid', 'study_runs', 'Deviation', 'deviations']
+           'options_of', 'profile_dir', 'profiles', 'profile', 'run_spec', 'file_sha256', 'default_teacher',
+           'DistilledCell', 'distilled_cells', 'grid', 'study_runs', 'Deviation', 'deviations']
 
 # %% ../nbs/method/10_profiles.ipynb #969cf1a7
-import os, tomllib
+import hashlib, os, tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -92,8 +92,8 @@ class Selection(Checked):
         return grid
 
 # %% ../nbs/method/10_profiles.ipynb #822c6e4f
-_tell_apart = '''profile stage role teacher student method seed teacher_run teacher_width
-                 clipping'''.split()
+_tell_apart = '''profile stage role teacher student method seed teacher_run teacher_weights
+                 teacher_sha256 teacher_width clipping'''.split()
 RUN_KEYS = [name for name in SPEC_FIELDS if name not in _tell_apart]
 
 class _Choices(Checked):
@@ -106,6 +106,7 @@ class _Choices(Checked):
     seeds: list[Count] = Field([0, 1, 2], min_length=1)   # of baselines and students
     teacher_seeds: list[Count] = Field([0], min_length=1) # students learn from the first
     teacher_epochs: Size = 200
+    teacher_weights: dict[str, str] = Field({}) # {network: file} of teachers from elsewhere
     options: dict[str, Any] = Field({})   # of the methods, where not their defaults
     run: dict[str, Any] = Field({})       # fields of every RunSpec: data, width, epochs, …
     stem_ablation: list[StemAblation] = Field([])
@@ -122,6 +123,12 @@ class Profile(_Choices):
     def _known_methods(cls, methods):
         for name in methods: one_of('name in methods', name, [m for m in METHODS if m != 'none'])
         return methods
+
+    @field_validator('teacher_weights')
+    @classmethod
+    def _known_teachers(cls, files):
+        for name in files: one_of('network in teacher_weights', name, ARCHS)
+        return files
 
     @field_validator('run')
     @classmethod
@@ -168,17 +175,19 @@ def profile_dir() -> Path:
 
 def profiles() -> list[str]:
     "Names of all profiles."
-    return sorted(p.stem for p in profile_dir().glob('*.toml'))
+    try: names = os.listdir(profile_dir())
+    except FileNotFoundError: names = []
+    return sorted(name.removesuffix('.toml') for name in names if name.endswith('.toml'))
 
 def _stamp(name, allowed):
     "A profile's file and its state, by which it is kept."
-    path = profile_dir()/f'{one_of("profile", name, allowed)}.toml'
-    state = path.stat()
+    path = f'{profile_dir()}/{one_of("profile", name, allowed)}.toml'
+    state = os.stat(path)
     return path, state.st_mtime_ns, state.st_size
 
 @lru_cache(256)
 def _parsed(stamp):
-    path = stamp[0]
+    path = Path(stamp[0])
     try: return tomllib.loads(path.read_text(encoding='utf-8'))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f'{path} is not valid TOML: {e}. Mend that line.') from e
@@ -217,7 +226,7 @@ def _profile(stamps):
     if 'name' in values:
         raise UserError(f"{stamps[-1][0]}: key 'name' is not allowed; "
                         "a profile is called by its file's name.")
-    return checked(Profile, {**values, 'name': stamps[-1][0].stem}, where=str(stamps[-1][0]))
+    return checked(Profile, {**values, 'name': Path(stamps[-1][0]).stem}, where=stamps[-1][0])
 
 def profile(name: str # any file in workflow/profiles/, without its ending
            ) -> Profile:
@@ -242,14 +251,31 @@ def run_spec(profile_name: str, # name of a profile
     if role == 'student': base |= _student_defaults(p, given)
     return RunSpec(**{**base, **given})
 
+# %% ../nbs/method/10_profiles.ipynb #7d1e0c11
+def file_sha256(path # of any file
+               ) -> str:
+    "SHA-256 of a file, as `sha256sum` prints it; read again only when the file has changed."
+    try: state = os.stat(path)
+    except OSError as error:
+        raise UserError(f'The file of weights {path} cannot be read: {error.strerror}. Give one '
+                        'that is there, seen from the folder of the call.') from error
+    return _sha256_of(str(path), state.st_mtime_ns, state.st_size)
+
+@lru_cache(64)
+def _sha256_of(path, *state):
+    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
+
 # %% ../nbs/method/10_profiles.ipynb #06900465
 def _student_defaults(p, given):
     "What a profile gives a student: options of its method, and its teacher."
     method = one_of('method', given.get('method', 'none'), METHODS)
     base = options_of(p, method)
-    if 'teacher' in given and 'teacher_run' not in given and METHODS[method].needs_teacher:
-        base['teacher_run'] = default_teacher(p, given).run_id
-    return base
+    if 'teacher' not in given or not METHODS[method].needs_teacher: return base
+    if 'teacher_run' in given: return base
+    file = given.get('teacher_weights') or p.teacher_weights.get(given['teacher'])
+    if file is None: return base | {'teacher_run': default_teacher(p, given).run_id}
+    sha256 = given.get('teacher_sha256') or file_sha256(file)
+    return base | {'teacher_weights': str(file), 'teacher_sha256': sha256}
 
 def default_teacher(p: Profile,   # a profile
                     given: dict,  # flat fields of a student that differ from the profile's
@@ -295,7 +321,9 @@ class _Network(NamedTuple):
     width: int | None # None: the profile's
 
 def _teachers(p):
-    return list(dict.fromkeys(_Network(pair.teacher, pair.teacher_width) for pair in p.pairs))
+    "The networks that a study trains as teachers: those without weights from elsewhere."
+    return list(dict.fromkeys(_Network(pair.teacher, pair.teacher_width) for pair in p.pairs
+                              if pair.teacher not in p.teacher_weights))
 
 def _students(p): return list(dict.fromkeys(_Network(pair.student, pair.width) for pair in p.pairs))
 
