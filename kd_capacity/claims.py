@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 from . import statistics
-from .basics import UserError
+from .basics import UserError, moved_to
 from .evidence import (OPTIMISM, PAPER_METHODS, RUN_KINDS, SPEED, STUDENT_EPOCHS,
     V1_SEEDS, WIDTH, CellKey, CellSummary, Contrast, CellCorrelation, Evidence, Kind, Why,
     baseline_key, cell_name, cifar_stem_key, defect_key, evidence, falls_short_of_paper,
@@ -1013,3 +1013,7 @@ def clipping_of(e, margin=MARGIN): # Evidence
     columns = ('teacher student method clipping estimate ci_low ci_high tost_low tost_high tost_p '
                'margin equivalent note').split()
     return pd.DataFrame([r for r in rows if r], columns=columns)
+
+# %% ../nbs/evidence/05_claims.ipynb #b0d9e7a2
+__getattr__ = moved_to({
+    'budget': ['budget', 'decidable', 'plan_text', 'stopping_rule']}, __name__)
