@@ -42,7 +42,8 @@ MODES = {'union': lambda student, projections, norms: [(student + projections, n
          'student_only': lambda student, projections, norms: [(student, norms.student)],
          'separate': lambda student, projections, norms: [(student, norms.student),
                                                           (projections, norms.projections)],
-         'none': lambda student, projections, norms: []}
+         'none': lambda student, projections, norms: [],
+         'matched': lambda student, projections, norms: [(student + projections, norms.total)]}
 
 # %% ../nbs/method/04_clipping.ipynb #de35e0a2
 def clip_gradients(student_parameters,    # the student's parameters, any iterable, with gradients
@@ -54,6 +55,11 @@ def clip_gradients(student_parameters,    # the student's parameters, any iterab
     checked_value('max_norm', max_norm, Positive)
     student, projections = list(student_parameters), list(projection_parameters)
     norms = gradient_norms(student, projections)
-    for parameters, norm in groups(student, projections, norms):
-        clip_grads_with_norm_(parameters, max_norm, norm)
+    change = _bring_to_norm if mode == 'matched' else clip_grads_with_norm_
+    for parameters, norm in groups(student, projections, norms): change(parameters, max_norm, norm)
     return norms
+
+def _bring_to_norm(parameters, wanted, norm):
+    "Scale gradients of this norm to the wanted one, smaller ones as well."
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, wanted/(norm + 1e-6))
