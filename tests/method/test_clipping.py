@@ -30,7 +30,9 @@ def test_union_is_the_default():
     assert (s.grad[1].item(), p.grad[0].item()) == pytest.approx((0.6, 0.8), rel=1e-5)
 
 @pytest.mark.parametrize('mode', clipping.MODES)
-def test_below_the_threshold_nothing_changes(mode): assert clipped(mode, 0.3, 0.4) == pytest.approx((0.3, 0.4))
+def test_below_the_threshold_nothing_changes_but_where_every_norm_is_matched(mode):
+    expected = (0.6, 0.8) if mode == 'matched' else (0.3, 0.4)
+    assert clipped(mode, 0.3, 0.4) == pytest.approx(expected, rel=1e-5)
 
 def test_threshold_is_max_norm(): assert clipped('union', max_norm=2.5) == pytest.approx((1.5, 2), rel=1e-5)
 
