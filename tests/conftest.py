@@ -50,6 +50,20 @@ def student_spec(trained_teacher):
 
 
 @pytest.fixture(scope='session')
+def kernel_server():
+    "What processes need in their environment to find kernels that are forked, not started."
+    from kd_capacity.kernels import warm_kernels
+    with warm_kernels(dict(os.environ)) as env:
+        yield {name: env[name] for name in ('KD_KERNELS', 'JUPYTER_PATH')}
+
+
+@pytest.fixture
+def warm(kernel_server, monkeypatch):
+    "papermill takes a second less here: its kernel is forked. tests/test_readme.py starts it as a user does."
+    for name, value in kernel_server.items(): monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope='session')
 def browser():
     "A real browser; where there is none, the tests that need it are skipped and say so."
     import shutil

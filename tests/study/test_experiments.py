@@ -11,6 +11,7 @@ from conftest import ROOT
 from kd_capacity import records
 
 TEMPLATES = ROOT/'nbs'/'experiments'
+pytestmark = pytest.mark.usefixtures('warm')
 
 
 def papermill(template, output, cwd, **given):
