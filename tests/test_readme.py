@@ -23,15 +23,15 @@ def test_ci_runs_the_two_commands_and_nothing_else():
     assert lines == BY_CI and BLOCKS[:2] == BY_CI
 
 
-def test_the_single_run_as_written(tmp_path):
+def test_the_single_run_as_written(tmp_path, kernel_server):
     one = [c for c in BLOCKS if c.startswith(OF_A_RUN)]
     assert len(one) == 5 and 'mkdir' in one[3]
     here, elsewhere = one[:3], [one[0], f'cd {tmp_path}', *one[3:]]
     shutil.copytree(ROOT/'workflow'/'profiles', tmp_path/'profiles')
     demo = tmp_path/'profiles'/'demo.toml'  # the epochs are those of `make demo`; here one is enough
     demo.write_text(re.sub(r'(?m)^(teacher_)?epochs = \d+$', r'\1epochs = 1', demo.read_text()))
-    for commands in here, elsewhere: # the second reads what the first has trained
-        done = shell(' && '.join(commands), KD_PROFILES=str(tmp_path/'profiles'))
+    for commands, kernels in (here, {}), (elsewhere, kernel_server): # the second reads what the first has trained
+        done = shell(' && '.join(commands), KD_PROFILES=str(tmp_path/'profiles'), **kernels)
         assert done.returncode == 0, done.stderr
         assert 'TCP' not in done.stdout + done.stderr
     assert (tmp_path/'out'/'teacher.ipynb').exists()
