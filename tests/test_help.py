@@ -4,12 +4,10 @@ import inspect
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from fastcore.docments import docments
 
-import kd_capacity
 from conftest import ROOT
 
 MODULES = sorted(p.stem for p in (ROOT/'kd_capacity').glob('[a-z]*.py'))
@@ -50,17 +48,6 @@ def test_every_comment_on_a_parameter_is_in_the_docstring(name):
         for parameter, comment in docments(function, args_kwargs=True).items():
             if not comment or comment not in inspect.getsource(function): continue  # of a base class
             assert comment in (function.__doc__ or ''), f'{name}.{function.__qualname__}: {parameter}'
-
-
-def test_docstrings_cost_milliseconds():
-    modules = [importlib.import_module(f'kd_capacity.{name}') for name in MODULES]
-    def seconds():
-        start = time.perf_counter()
-        for module in modules:
-            lines = module.__loader__.get_data(module.__file__).decode().splitlines()
-            for function in kd_capacity._functions(module): kd_capacity._comments(function, lines)
-        return time.perf_counter() - start
-    assert min(seconds() for _ in range(5)) < 0.1
 
 
 COMMANDS = [name for name in MODULES

@@ -3,7 +3,6 @@ import dataclasses
 import gc
 import math
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,7 @@ from made_up import baseline, cell, frame, student
 from kd_capacity import claims, config, records, statistics
 from kd_capacity.claims import Truth
 from kd_capacity.config import UserError
-from kd_capacity.evidence import (CellSummary, Kind, Network, baseline_key, cell_contrast,
-                                  evidence, published_evidence, student_key)
+from kd_capacity.evidence import (CellSummary, Kind, Network, baseline_key, evidence, published_evidence, student_key)
 
 ARCHIVE = SHARED/'reference'/'authors_runs.zip'
 PAIRS = config.profile('paper-v2').pairs
@@ -362,14 +360,6 @@ def test_ledger_of_the_authors_runs():
     printed = claims.ledger(None).set_index('claim')
     both = ['v1.1', 'v1.2', 'v1.3', 'v2.1', 'v2.2', 'v2.3', 'v2.6', 'v2.7']
     assert (t.verdict[both] == printed.verdict[both]).all() and (t.estimate[both] - printed.estimate[both]).abs().drop('v2.6').max() < .02
-
-
-def test_ten_thousand_runs_in_seconds():
-    runs = runs_of(gains=LARGE_ONLY, seeds=770)
-    assert len(runs) > 10_000
-    start = time.perf_counter()
-    claims.ledger(runs)
-    assert time.perf_counter() - start < 30
 
 
 # --- evidence that looks like more than it is

@@ -1,5 +1,4 @@
 """Closeness to the teacher beside control and twins; McNemar; calibration."""
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np

@@ -1,6 +1,5 @@
 """Selection bias: what choosing on the test set adds, by noise and as observed."""
 import numpy as np
-import pandas as pd
 import pytest
 from gains import A, B, whole
 from made_up import baseline, cell, frame, row, student

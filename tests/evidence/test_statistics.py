@@ -1,5 +1,4 @@
 """Statistics: every test against scipy, statsmodels or a hand value; what intervals keep; what bad input becomes."""
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np

@@ -1,7 +1,6 @@
 """Tables: numbers against hand and scipy values, and the published tables from the authors' own runs."""
 import json
 import zipfile
-from dataclasses import replace
 from filecmp import cmp
 
 import numpy as np

@@ -185,7 +185,7 @@ def test_what_torch_cannot_do_deterministically_is_collected():
 
 def test_no_teacher_no_run_and_the_command_that_trains_it(tmp_path):
     spec = run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
-    with pytest.raises(UserError) as e: train(spec, tmp_path)
+    with pytest.raises(UserError): train(spec, tmp_path)
     assert 'never learns from a random network. Train it with: papermill nbs/experiments/teacher.ipynb teacher.ipynb -p profile demo -p arch resnet50' in str(e.value)
     assert not list(tmp_path.glob('**/record.json')) and not list(tmp_path.glob('**/*.pt'))
 
@@ -214,7 +214,7 @@ def test_a_teacher_of_other_images_or_another_network_is_refused(teacher, studen
 
 def test_a_loss_that_is_not_finite_ends_in_a_failed_record(tmp_path):
     spec = baseline(lr=1e30, clipping='none')
-    with pytest.raises(RunFailed, match=r'not finite at step (\d+) \(epoch 1\)') as e: train(spec, tmp_path)
+    with pytest.raises(RunFailed, match=r'not finite at step (\d+) \(epoch 1\)'): train(spec, tmp_path)
     r = run_files.read_record(spec.run_id, tmp_path)
     assert r['status'] == 'failed' and 1 < int(r['failure'].split('step ')[1].split()[0]) <= 14
     row = load_runs(tmp_path).iloc[0]
@@ -347,7 +347,7 @@ def test_what_student_and_teacher_share_reaches_both(given):
 
 def test_the_advice_trains_the_very_teacher_that_is_missing(tmp_path):
     spec = student_of(width=4, validation_size=20)
-    with pytest.raises(UserError) as e: train(spec, tmp_path)
+    with pytest.raises(UserError): train(spec, tmp_path)
     command = re.search('Train it with: (papermill .*)', str(e.value))[1]
     assert advised(command).run_id == spec.teacher_run and '-p validation_size 20' in command
 

@@ -220,7 +220,7 @@ def test_a_slot_is_free_again_when_its_run_is_killed(tmp_path):
     time.sleep(1)
     assert second.poll() is None  # waits
     first.kill(); first.wait()
-    assert second.wait(20) == 0 and second.stdout.readline().split()[0] == '7'
+    assert second.wait(300) == 0 and second.stdout.readline().split()[0] == '7'
 
 
 def test_without_gpus_the_runs_are_not_wrapped(monkeypatch):
