@@ -185,7 +185,7 @@ def test_what_torch_cannot_do_deterministically_is_collected():
 
 def test_no_teacher_no_run_and_the_command_that_trains_it(tmp_path):
     spec = run_spec('demo', 'student', teacher='resnet50', student='resnet18', method='logit')
-    with pytest.raises(UserError): train(spec, tmp_path)
+    with pytest.raises(UserError) as e: train(spec, tmp_path)
     assert 'never learns from a random network. Train it with: papermill nbs/experiments/teacher.ipynb teacher.ipynb -p profile demo -p arch resnet50' in str(e.value)
     assert not list(tmp_path.glob('**/record.json')) and not list(tmp_path.glob('**/*.pt'))
 
@@ -347,7 +347,7 @@ def test_what_student_and_teacher_share_reaches_both(given):
 
 def test_the_advice_trains_the_very_teacher_that_is_missing(tmp_path):
     spec = student_of(width=4, validation_size=20)
-    with pytest.raises(UserError): train(spec, tmp_path)
+    with pytest.raises(UserError) as e: train(spec, tmp_path)
     command = re.search('Train it with: (papermill .*)', str(e.value))[1]
     assert advised(command).run_id == spec.teacher_run and '-p validation_size 20' in command
 
