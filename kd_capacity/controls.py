@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'GAIN_OVER_PLAIN', 'RULES', 'LEDGER_OF_CONTROLS', 'ERROR_MARGIN', 'ERROR_COLUMNS', 'ComparedRuns',
-           'compared_runs', 'gains_over_plain_baselines', 'control_ledger', 'control_finding_text',
-           'control_ledger_text', 'plot_controls', 'shared_errors', 'shared_errors_text', 'shared_errors_finding']
+           'compared_runs', 'gains_over_plain', 'control_ledger', 'control_finding_text', 'control_ledger_text',
+           'plot_controls', 'shared_errors', 'shared_errors_text', 'shared_errors_finding']
 
 # %% ../nbs/evidence/16_controls.ipynb #625d6d29
 from typing import NamedTuple
@@ -60,7 +60,7 @@ GAIN_OVER_PLAIN = ('control asks teacher student method n n_baseline gain ci_low
 def _plain_baselines(cells): # {student: accuracies of its baselines}
     return {c.student: c.accuracies for c in cells if c.control == STUDY and c.method == 'none'}
 
-def gains_over_plain_baselines(cells): # of `compared_runs`
+def gains_over_plain(cells): # of `compared_runs`
     "One row a cell that is no plain baseline: its gain over the plain one in pp."
     plain, rows = _plain_baselines(cells), []
     for c in cells:
