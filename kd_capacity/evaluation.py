@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EVALUATE', 'Checkpoint', 'checkpoint_of_run', 'checkpoint_of_file', 'Evaluation', 'judge_checkpoint',
-           'evaluation_table', 'class_table', 'confusion_table', 'reliability_table', 'evaluation_of']
+           'evaluation_table', 'class_table', 'confusion_table', 'confidence_table', 'evaluation_of']
 
-# %% ../nbs/evidence/17_evaluation.ipynb #d43627ee
-from dataclasses import dataclass
+# %% ../nbs/evidence/17_evaluation.ipynb #bfe6b087
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from . import checkpoint, data, fidelity, models
@@ -17,7 +17,7 @@ from .fidelity_tests import bin_by_confidence, calibration_error
 from .run_files import read_record, run_folder
 from .training import evaluate, weights_of_file
 
-# %% ../nbs/evidence/17_evaluation.ipynb #b25e3021
+# %% ../nbs/evidence/17_evaluation.ipynb #6cbf294a
 @dataclass
 class Checkpoint:
     "A network to judge, and the (mean, standard deviation) that its images are normalised by."
@@ -47,7 +47,7 @@ def checkpoint_of_run(run_id,    # of a complete run that kept its weights
     return Checkpoint(run_id, network, data.normalization(dataset, spec.normalization, held_in),
                       spec.data)
 
-# %% ../nbs/evidence/17_evaluation.ipynb #ce96598a
+# %% ../nbs/evidence/17_evaluation.ipynb #e1d4a419
 def checkpoint_of_file(path,               # state dict, ours or torchvision's
                        arch,               # a key of models.ARCHS
                        data_name,          # a key of data.SOURCES, the images it was trained on
@@ -61,7 +61,7 @@ def checkpoint_of_file(path,               # state dict, ours or torchvision's
     stats = data.normalization(dataset, normalization)
     return Checkpoint(Path(path).name, network, stats, data_name)
 
-# %% ../nbs/evidence/17_evaluation.ipynb #f36d32b5
+# %% ../nbs/evidence/17_evaluation.ipynb #7617d9ac
 @dataclass
 class Evaluation:
     "What a network answers on the test images, and how rightly."
@@ -87,12 +87,14 @@ def judge_checkpoint(given,         # Checkpoint
                     ) -> Evaluation:
     "The `Evaluation` of a network on the test images of a data set."
     dataset = data.load(data_name or given.data, data_root)
-    answers = [None if c is None else _answers(c, dataset, device) for c in (given, teacher)]
-    return Evaluation(given.name, dataset.name, tuple(dataset.classes), answers[0],
-                      dataset.test_labels.numpy(), teacher.name if teacher else '', answers[1])
+    logits, labels = _network_answers(given, dataset, device), dataset.test_labels.numpy()
+    judged = Evaluation(given.name, dataset.name, tuple(dataset.classes), logits, labels)
+    if teacher is None: return judged
+    theirs = _network_answers(teacher, dataset, device)
+    return replace(judged, teacher=teacher.name, teacher_logits=theirs)
 
-# %% ../nbs/evidence/17_evaluation.ipynb #75d0741b
-def _answers(given, dataset, device):
+# %% ../nbs/evidence/17_evaluation.ipynb #de1fc4f5
+def _network_answers(given, dataset, device):
     channels = len(given.stats[0])
     if channels != dataset.shape[0]:
         raise UserError(f'{given.name} expects images of {channels} channels, those of '
@@ -105,7 +107,7 @@ def _answers(given, dataset, device):
                         f'{len(dataset.classes)}; choose other images.')
     return logits
 
-# %% ../nbs/evidence/17_evaluation.ipynb #f4cdd841
+# %% ../nbs/evidence/17_evaluation.ipynb #dc5b477d
 def evaluation_table(e: Evaluation):
     "One column: accuracy, calibration, and, beside a teacher, agreement and KL."
     rows = {'network': e.name, 'images': f'{len(e.labels)} test images of {e.data}',
@@ -121,6 +123,7 @@ def evaluation_table(e: Evaluation):
              'KL(teacher ‖ student), T = 4': f'{fidelity.kl(t, s, 4):.4f}'}
     return pd.DataFrame({'': rows})
 
+# %% ../nbs/evidence/17_evaluation.ipynb #e250f5bb
 def class_table(e: Evaluation):
     "Accuracy of each class in percent, and how many images it has."
     each = fidelity.per_class_accuracy(e.logits, e.labels, len(e.classes))
@@ -133,11 +136,11 @@ def confusion_table(e: Evaluation):
     counts = fidelity.confusion(truth, e.logits)
     return pd.DataFrame(counts, pd.Index(e.classes, name='label'), e.classes)
 
-def reliability_table(e: Evaluation):
+def confidence_table(e: Evaluation):
     "Confidence and accuracy by bins of confidence, as the calibration error has them."
     return bin_by_confidence(e.logits, e.labels).query('images > 0').reset_index(drop=True)
 
-# %% ../nbs/evidence/17_evaluation.ipynb #2acf36a8
+# %% ../nbs/evidence/17_evaluation.ipynb #697ef4f3
 EVALUATE = ('run weights arch width data normalization teacher teacher_arch teacher_width results '
             'data_root device').split()
 

@@ -53,7 +53,7 @@ def test_confusion_and_calibration_by_counting(judged):
     right, bins = e.logits.argmax(1) == e.labels, np.ceil(sure*15)
     parts = [(bins == b).mean()*abs(right[bins == b].mean() - sure[bins == b].mean()) for b in np.unique(bins)]
     assert e.calibration == pytest.approx(sum(parts), abs=1e-6)
-    assert evaluation.reliability_table(e).images.sum() == len(e.labels)
+    assert evaluation.confidence_table(e).images.sum() == len(e.labels)
 
 
 def test_torchvisions_network_gives_torchvisions_answers(tmp_path, monkeypatch):
