@@ -79,6 +79,7 @@ class Evaluation:
     @property
     def calibration(self): return calibration_error(self.logits, self.labels) # 15 bins
 
+# %% ../nbs/evidence/17_evaluation.ipynb #cedbd379
 def judge_checkpoint(given,         # Checkpoint
                      data_name=None, # a key of data.SOURCES; None: the checkpoint's own
                      data_root=None, # folder of the images
