@@ -10,7 +10,8 @@ __all__ = ['MARGIN', 'FLAT', 'COUPLED', 'VERDICTS', 'LARGE', 'SMALL', 'STEM_NETW
            'moderation_weights', 'holm', 'at_least', 'feature_minus_logit', 'interval_text', 'r34_trained_longer',
            'planned_study', 'true_mean', 'draw_studies', 'verdict_rates', 'Bound', 'Needed', 'seeds_to_decide',
            'to_decide_text', 'power_text', 'LedgerRow', 'ledger_row', 'ledger', 'p_text', 'ledger_text', 'details_text',
-           'ledger_finding', 'answer', 'effect_question', 'effect_answer', 'moderation_of', 'clipping_of']
+           'ledger_finding', 'answer', 'effect_question', 'effect_answer', 'effect_clause', 'moderation_of',
+           'clipping_of']
 
 # %% ../nbs/evidence/05_claims.ipynb #3eea6cc7
 import math
@@ -979,6 +980,13 @@ def effect_answer(row):
     if row.ci_high < 0: shown = 'No, the opposite'
     interval = f'[{signed_text(row.ci_low)}, {signed_text(row.ci_high)}]'
     return f'{shown}: {size} {interval}, p = {p_text(row.p)}'
+
+def effect_clause(row): # of `pooled_effects.headline_effects`, with an estimate
+    "The effect in a clause: 'Feature-KD +0.16 pp [+0.04, +0.27]'."
+    what = ' minus '.join(method_name(m) for m in row.of.split(' − '))
+    if row.question not in ('mean gain', 'difference'): what = f'{row.of}, without a teacher,'
+    low, high = signed_text(row.ci_low), signed_text(row.ci_high)
+    return f'{what} {signed_text(row.estimate)} pp' + (f' [{low}, {high}]' if low else '')
 
 # %% ../nbs/evidence/05_claims.ipynb #a6369d73
 def moderation_of(e): # Evidence

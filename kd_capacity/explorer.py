@@ -26,7 +26,7 @@ from .naming import method_colour, method_name, network_name, pair_name, signed_
 from .run_pages import command_of, get_in
 from .show import run_address, theme_file
 from .statistics import OF_ANY_RUN, OF_DISTILLATION, summary
-from .wording import count, interval, mean_std
+from .wording import count, interval, mean_std, stage_name
 
 # %% ../nbs/site/03_explorer.ipynb #072dd3e4
 _fidelity_words = {'agreement': 'agreement with the teacher',
@@ -117,7 +117,6 @@ def run_lines(history # DataFrame with the columns `records.HISTORY`
     return {name: [_short(name, value) for value in rows[name]] for name in known}
 
 # %% ../nbs/site/03_explorer.ipynb #ad77d0a5
-_stage_words = {'select': 'selection', 'clipping': 'clipping ablation', 'stem': 'stem ablation'}
 _stage_order = 'final', 'select', 'clipping', 'stem', 'teacher'
 _role_order = 'student', 'baseline', 'teacher'
 _cell_columns = ['planned', 'stage', 'role', 'teacher', 'student', 'method', *OF_DISTILLATION,
@@ -181,7 +180,7 @@ def choice_words(field, value):
     "A choice in words."
     if field == 'runs':
         stage, comma, more = value.partition(', ')
-        return _stage_words.get(stage, stage) + comma + more
+        return stage_name(stage) + comma + more
     if field in ('teacher', 'student') and value != 'none':
         arch, _, width = value.partition('·w')
         return network_name(arch, int(width) if width.isdigit() else None)

@@ -351,7 +351,8 @@ def cost_text(spent): # of `study.spent`
     "The cost of each kind of run, for readers."
     each = lambda column, form: spent[column].map(lambda x: or_unknown(x, form))
     return pd.DataFrame({
-        'Runs of': spent.profile.map(study_name), 'Stage': spent.stage, 'Trained': spent.role,
+        'Runs of': spent.profile.map(study_name), 'For': spent.stage.map(wording.stage_name),
+        'Trained': spent.role,
         'Method': spent.method.map(method_name), 'Runs': spent.runs.astype(str),
         'Seconds a run': each('each', '{:,.1f}'), 'Device-seconds': each('seconds', '{:,.0f}'),
         'Images/s (median)': each('images_per_second', '{:,.0f}'),
@@ -361,7 +362,8 @@ def cost_links(spent, text): # text: of `cost_text`
     "Addresses for the table: each number of runs leads to them."
     links = pd.DataFrame(None, index=text.index, columns=text.columns, dtype=object)
     def address(r):
-        words = [f'{r.profile}/', 'complete', r.stage] + [r.method]*(r.role == 'student')
+        words = [f'{r.profile}/', 'complete', wording.stage_name(r.stage)]
+        words += [r.method]*(r.role == 'student')
         return f'runs.html#q={quote_plus(" ".join(words))}'
     return links.assign(Runs=[address(r) for r in spent.itertuples()])
 

@@ -105,7 +105,7 @@ def verdict_table(studies): # of a report
         return f'<tr><th scope="row">{claim}</th><td class="long">{wording}</td>{cells}</tr>'
     body = '\n'.join(line(claim) for claim in ledgers[0].index)
     return ('<div class="scroll" tabindex="0" role="region" aria-label="verdicts">'
-            f'<table class="verdicts"><thead><tr><th scope="col">Claim</th>'
+            f'<table class="verdicts" data-plain><thead><tr><th scope="col">Claim</th>'
             f'<th scope="col">The paper says</th>{heads}</tr></thead>\n'
             f'<tbody>\n{body}\n</tbody></table></div>')
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE_COLUMNS', 'Components', 'components', 'NoiseSources', 'accuracy_noise', 'gain_noise', 'bootstrap_noise',
-           'noise_table']
+           'noise_table', 'noise_finding', 'noise_text']
 
 # %% ../nbs/evidence/15_noise_sources.ipynb #d7b04c92
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from scipy import stats
 from . import records
 from .basics import UserError
 from .fidelity_tests import compared_cells, right_answers
+from .naming import method_name, pair_name, signed_text
 from .statistics import as_rows
 
 # %% ../nbs/evidence/15_noise_sources.ipynb #812af6d4
@@ -133,3 +134,24 @@ def noise_table(runs,      # DataFrame of `records.load_runs`
         sizes = {'seeds': min(len(a), len(b)), 'images': a.shape[1]}
         table.append({**cell.names, **sizes, **noise._asdict()})
     return pd.DataFrame(table, columns=NOISE_COLUMNS)
+
+# %% ../nbs/evidence/15_noise_sources.ipynb #9dbecd09
+def noise_finding(noise): # of `noise_table`
+    "One sentence: what another draw of seeds, and another of test images, does to a gain."
+    known = noise[noise.se_both.notna()]
+    if not len(known): return 'Seeds and test images cannot be told apart without stored answers'
+    seeds, images = known.se_seeds.median(), known.se_images.median()
+    return (f'Another draw of seeds moves a gain by {seeds:.2f} pp, another draw of test images by '
+            f'{images:.2f} pp; standard errors, median of {len(known)} cells')
+
+def noise_text(noise): # of `noise_table`
+    "The cells, for readers."
+    def column(name): return noise[name].map('{:.2f}'.format)
+    bounds = [f'[{signed_text(r.ci_low)}, {signed_text(r.ci_high)}]' for r in noise.itertuples()]
+    rows = noise.to_dict('records')
+    return pd.DataFrame({
+        'Pair': list(map(pair_name, rows)), 'Method': noise.method.map(method_name),
+        'Seeds': noise.seeds.map(str), 'Images': noise.images.map('{:,}'.format),
+        'Gain, pp': noise.estimate.map(signed_text), '± new seeds': column('se_seeds'),
+        '± new images': column('se_images'), '± both': column('se_both'),
+        '95 % interval for new seeds and images, pp': bounds})

@@ -23,7 +23,9 @@ from markupsafe import Markup
 from . import config, figures, records, study, tables
 from .config import RunSpec, UserError, atomic, papermill_command, results_dir, root
 from .show import page_folder, run_address, svg, theme_file
+from .naming import source_name
 from .staging import Page, page_markdown, box, boxed, pandoc, staged
+from .wording import stage_name
 
 # %% ../nbs/site/02_run_pages.ipynb #0603f524
 def has_page(run_id, results=None):
@@ -111,8 +113,8 @@ def run_sentence(spec): # of a record
         case _: who = f'{teacher} → {student}, {config.method(get("method"))}'
     stem = ', ImageNet stem' if get('stem') == 'imagenet' else ''
     clip = ', clip without the projections' if get('clipping') == 'student_only' else ''
-    length = f'{get("epochs")} epochs of {get("data")}'
-    return f'{who}{stem}{clip}: seed {get("seed")}, {length}, stage {get("stage")}.'
+    length = f'{get("epochs")} epochs of {source_name(str(get("data")))}'
+    return f'{who}{stem}{clip}: seed {get("seed")}, {length} ({stage_name(get("stage"))}).'
 
 # %% ../nbs/site/02_run_pages.ipynb #545e1f45
 def get_in(record, *keys):
@@ -345,13 +347,15 @@ def build(names,        # profiles, or 'authors'
 
 # %% ../nbs/site/02_run_pages.ipynb #16e9e07d
 OUTSIDE = 'outside the plan'
-RUN_COLUMNS = ('Run', 'Status', 'Stage', 'Test best, %', 'Test last, %', 'Epochs', 'Device',
+RUN_COLUMNS = ('Run', 'Status', 'For', 'Test best, %', 'Test last, %', 'Epochs', 'Device',
                'Seconds')
 _numeric = 'Test best, %', 'Test last, %', 'Epochs', 'Seconds'
 
 def _missing(x): return pd.isna(x)
 def _number_text(x, form): return '' if _missing(x) else form.format(x)
 def _plain_text(x): return '' if _missing(x) else str(x)
+
+def _stage_text(stage): return '' if _missing(stage) else stage_name(stage)
 
 def _run_status(run, open_selection, planned):
     status = run['status']
@@ -372,7 +376,7 @@ def _run_row(run, spec, planned, results):
     to_train = spec and run['status'] != 'complete'
     linked = has_page(run['run_id'], results)
     return {'Run': _run_name(run, open_selection),
-            'Status': _run_status(run, open_selection, planned), 'Stage': _plain_text(run['stage']),
+            'Status': _run_status(run, open_selection, planned), 'For': _stage_text(run['stage']),
             'Test best, %': _number_text(100*run['test_best'], '{:.2f}'),
             'Test last, %': _number_text(100*run['test_final'], '{:.2f}'),
             'Epochs': _plain_text(run['epochs']), 'Device': _plain_text(run['device']),

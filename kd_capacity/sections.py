@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['evidence_section', 'state_section', 'gains_section', 'metrics_section', 'accuracy_section', 'selected_section',
            'clipping_section', 'stem_section', 'agreement_headings', 'verdicts_section', 'effects_section',
-           'tested_gains_section', 'moderation_section', 'power_section', 'optimism_section', 'equivalence_section',
-           'sensitivity_section', 'agreement_section', 'control_section', 'classes_section', 'disagreement_section',
-           'calibration_section', 'amount_section', 'convergence_section', 'gap_section', 'schedule_section',
-           'norms_section', 'runs_section', 'explorer_section', 'cost_section', 'device_section', 'left_section',
-           'paper_cost_section', 'benchmark_section', 'commands_section', 'environment_section', 'data_section',
-           'deviations_section', 'limits_section', 'citation_section', 'reproduced_section', 'price_section',
-           'declaration_section', 'dose_section']
+           'tested_gains_section', 'moderation_section', 'specification_section', 'equal_gap_section', 'noise_section',
+           'power_section', 'optimism_section', 'equivalence_section', 'sensitivity_section', 'agreement_section',
+           'control_section', 'classes_section', 'disagreement_section', 'calibration_section', 'amount_section',
+           'convergence_section', 'gap_section', 'schedule_section', 'norms_section', 'runs_section',
+           'explorer_section', 'cost_section', 'device_section', 'left_section', 'paper_cost_section',
+           'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
+           'limits_section', 'citation_section', 'reproduced_section', 'price_section', 'declaration_section',
+           'dose_section']
 
 # %% ../nbs/site/06_sections.ipynb #12ac3843
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
-from . import findings, pooled_effects, power, records, run_pages
-from . import statistics, study, tables, wording
+from . import findings, mixed_models, noise_sources, pooled_effects, power, records
+from . import run_pages, specification_curve, statistics, study, tables, wording
 from .naming import method_colour, method_name, pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
@@ -52,13 +53,31 @@ def gains_section(report):
     yield from headed(report, finding, report.with_runs)
     def one(study):
         table = tested[study.name]
+        yield from _pooled_sentence(study)
         yield Figure(figures.plot_gain_against_gap(table),
                      f'{capital(study.words)}: {finding(study)}. '
                      'Welch’s 95 % intervals; hollow marks are the paper’s, on CIFAR-10.',
                      'Gain of each distilled student over its baseline, by capacity gap, '
                      'beside the published gains')
         yield _with_links(wording.gains_text(table), table)
+        yield from _bars_beside_paper(study, table)
     yield from for_each(report, one, report.with_runs)
+
+# %% ../nbs/site/06_sections.ipynb #b8e7fb8b
+def _pooled_sentence(study):
+    "What each method gains on average over the pairs, and what longer training gains alone."
+    effects = pooled_effects.headline_effects(study.runs)
+    answers = [claims.effect_clause(r) for r in effects[effects.estimate.notna()].itertuples()]
+    if answers: yield Sentence('on average over the pairs', '; '.join(answers))
+
+def _bars_beside_paper(study, gains):
+    "The paper's first figure, and the same of a study."
+    if not gains.gain.notna().any(): return
+    yield Figure(figures.plot_gain_bars_beside(tables.paper_gains('v2'), gains, study.words),
+                 f'The paper’s first figure: as it prints it, and in the same form from '
+                 f'{study.words}. Left ± one standard error, right 95 % intervals.',
+                 'Two panels of bars, a bar for each pair and method: the gains that the paper '
+                 f'prints, and those of {study.words}')
 
 # %% ../nbs/site/06_sections.ipynb #f1f9b6c9
 def metrics_section(report):
@@ -97,7 +116,7 @@ def _norm_panels(study, rows):
 def _clipping_figures(study, table):
     for _, rows in table.groupby(['teacher', 'student'], sort=False):
         run = rows[rows.n > 0].to_dict('records')
-        if not run or not len(study.curves): continue
+        if not run or 'norm_total_max' not in study.curves: continue
         yield Figure(_norm_panels(study, run), f'{capital(study.words)}, {pair_name(run[0])}: '
                      f'{wording.clipping_finding(rows)}. Mean and band over the seeds, by what '
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
@@ -165,6 +184,10 @@ def tested_gains_section(report):
                      'and the interval adjusted for all gains')
         yield Fold(f'Every test of a gain: {study.words}',
                    [Table(findings.every_test_text(study.gains))])
+        shrunken = pd.DataFrame() if study.printed else mixed_models.shrunken_gains(study.runs)
+        if len(shrunken): yield Fold(
+            f'The best guess of each gain, given all the others: {study.words}',
+            [Table(mixed_models.shrunken_text(shrunken))])
     yield from for_each(report, one)
 
 # %% ../nbs/site/06_sections.ipynb #32e7f4b3
@@ -186,6 +209,43 @@ def moderation_section(report):
                      'Gain with its 95 % interval over the parameters of the student, a line for '
                      'each teacher and method')
     yield from for_each(report, one)
+
+# %% ../nbs/site/06_sections.ipynb #16a5c45a
+def specification_section(report):
+    "Every defensible way to ask whether the larger student gains more."
+    curves = {s.name: specification_curve.specification_curve(s.runs) for s in report.with_runs}
+    able = [s for s in report.with_runs if curves[s.name].ci_low.notna().any()]
+    finding = lambda s: specification_curve.curve_finding(curves[s.name])
+    yield from headed(report, finding, able)
+    yield from for_each(report, lambda s: [_specification_figure(s, curves[s.name])], able)
+
+def _specification_figure(study, curve):
+    return Figure(specification_curve.specification_figure(curve),
+                  f'{capital(study.words)}: {specification_curve.curve_finding(curve)}. Above, the '
+                  'estimates with 95 % intervals in rising order; below, the choices behind each.',
+                  'Difference of gains for each analysis in rising order, nearly all intervals '
+                  'across zero, above a grid that marks the choices of each analysis')
+
+def equal_gap_section(report):
+    "Moderation with the accuracy gap held, by a mixed model."
+    fits = {s.name: mixed_models.moderation_at_equal_gap(s.runs) for s in report.with_runs}
+    able = [s for s in report.with_runs if fits[s.name].estimate.notna().any()]
+    yield from headed(report, lambda s: mixed_models.equal_gap_finding(fits[s.name]), able)
+    make = lambda s: [Table(mixed_models.equal_gap_text(fits[s.name]))]
+    yield from for_each(report, make, able)
+
+# %% ../nbs/site/06_sections.ipynb #9ed30432
+def noise_section(report):
+    "How much of a gain is luck of the seed, and how much luck of the test images."
+    noise = {s.name: noise_sources.noise_table(s.runs, s.results) for s in report.with_runs}
+    able = [s for s in report.with_runs if len(noise[s.name])]
+    if not able:
+        yield Text('## Seeds and test images\n\nNo run with answers to each image is here: the '
+                   'paper’s runs came without, and `make demo` trains some.')
+        return
+    yield from headed(report, lambda s: noise_sources.noise_finding(noise[s.name]), able)
+    make = lambda s: [Table(noise_sources.noise_text(noise[s.name]))]
+    yield from for_each(report, make, able)
 
 # %% ../nbs/site/06_sections.ipynb #1987b38a
 def _power_figure(study, interaction):
@@ -341,14 +401,13 @@ def amount_section(report):
 
 def _judged(curves): return records.judged_by(curves).replace('_', ' ')
 
-def _pairs_drawn(report, draw):
-    "A figure for each study and pair whose curves there are, or one sentence that there is none."
-    def one(study):
-        for settings, curves in tables.by_pair(study.curves):
-            drawn = draw(study, settings, curves)
-            if drawn: yield drawn
-    blocks = list(for_each(report, one, report.with_runs))
-    return blocks or [Text('No distilled run has a curve yet.')]
+def _figures_of_pairs(study, draw):
+    "A figure for each pair whose curves there are."
+    drawn = [draw(study, *pair) for pair in tables.by_pair(study.curves)]
+    return [figure for figure in drawn if figure]
+
+def _or_no_curve(blocks):
+    return list(blocks) or [Text('No distilled run has a curve yet.')]
 
 # %% ../nbs/site/06_sections.ipynb #b58e9dac
 def _convergence(study, settings, curves):
@@ -360,9 +419,26 @@ def _convergence(study, settings, curves):
                   f'{capital(what)} over the epochs for {pair}, a line and a seed band '
                   'for each method')
 
+def _convergence_panels(study):
+    "The paper's second figure; nothing where no curve has the accuracy judged by."
+    curves = study.curves
+    if not len(curves) or not curves[records.judged_by(curves)].notna().any(): return
+    drawn = figures.plot_convergence_panels(curves)
+    what = capital(_judged(curves))
+    if drawn: yield Figure(
+        drawn, f'{capital(study.words)}: {what.lower()} of each pair, smoothed over 9 epochs; '
+        'bands are one standard deviation over the seeds, dotted the teacher at its best, dashed '
+        'the student without a teacher at its best.',
+        f'{what} over the epochs, a panel for each pair, a line and a band for each method, and '
+        'the levels of the teacher and of the baseline')
+
 def convergence_section(report):
-    "How accuracy grows, a figure for each pair."
-    return _pairs_drawn(report, _convergence)
+    "How accuracy grows: the paper's figure, and a figure for each pair in full folded away."
+    def one(study):
+        yield from _convergence_panels(study)
+        pairs = _figures_of_pairs(study, _convergence)
+        if pairs: yield Fold(f'Each pair in full, not smoothed: {study.words}', pairs)
+    yield from _or_no_curve(for_each(report, one, report.with_runs))
 
 # %% ../nbs/site/06_sections.ipynb #6b906911
 def _gap_figure(study, settings, curves):
@@ -376,7 +452,11 @@ def _gap_figure(study, settings, curves):
 
 def gap_section(report):
     "Training against validation, a figure for each pair."
-    return _pairs_drawn(report, _gap_figure)
+    def one(study):
+        first, *others = _figures_of_pairs(study, _gap_figure) or [None]
+        if first: yield first
+        if others: yield Fold(f'The other pairs: {study.words}', others)
+    return _or_no_curve(for_each(report, one, report.with_runs))
 
 def _schedule_blocks(study):
     table = tables.schedules(study.curves)
@@ -444,14 +524,16 @@ def cost_section(report):
 def _seconds_figure(s, spent):
     def label(r):
         method = '' if r.method == 'none' else f', {method_name(r.method)}'
-        return f'{r.stage}: {r.role}{method}'
+        stage = wording.stage_name(r.stage)
+        return stage if r.role == 'teacher' else f'{stage}: {r.role}{method}'
     colours = [method_colour(m) for m in spent.method]
     drawn = findings.value_bars([label(r) for r in spent.itertuples()], {None: spent.each},
                                 colours, 'seconds a run (mean)')
     most, each = spent.loc[spent.each.idxmax()], spent.each
     caption = (f'{capital(s.words)}: a run takes {each.min():,.1f} to {each.max():,.1f} s '
-               f'on average; the longest are stage {most.stage}, {most.role}.')
-    return Figure(drawn, caption, f'Mean seconds of a run, by stage and method: {s.words}')
+               f'on average; the longest are {label(most)}.')
+    return Figure(drawn, caption, 'Mean seconds of a run, a bar for each kind of run and method: '
+                  f'{s.words}')
 
 # %% ../nbs/site/06_sections.ipynb #c5fd85ff
 def device_section(report):

@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
-from .naming import method_name, network_name
+from .figures import GREY, INK, NOISE, ORANGE
+from .naming import method_name, network_name, signed_text
 from .statistics import (METRICS, STUDENTS, Estimate, cells, contrast_of_cells,
                                     no_estimate, pooled_cells)
 
@@ -134,10 +135,11 @@ def summarise_curve(table): # of `specification_curve`
 def curve_finding(table): # of `specification_curve`
     "The same as a sentence."
     s = summarise_curve(table)
-    if not s.analyses: return 'No analysis of moderation has an interval.'
-    medians = '; '.join(f'{METRICS[m]} {x:+.2f} pp' for m, x in s.median_by_metric.items())
-    return (f'Of {s.analyses} analyses of moderation, {s.above} have an interval above zero and '
-            f'{s.below} one below; median estimate by metric: {medians}.')
+    if not s.analyses: return 'No way to ask whether the larger student gains more has an interval'
+    medians = ', '.join(f'{signed_text(x)} pp by {METRICS[m]}'
+                        for m, x in s.median_by_metric.items())
+    return (f'Of {s.analyses} ways to ask whether the larger student gains more, {s.above} say yes '
+            f'and {s.below} no; the median difference is {medians}')
 
 # %% ../nbs/evidence/14_specification_curve.ipynb #c1f36d80
 _CHOICE_TEXT = {'test_best': 'best epoch', 'test_final': 'last epoch',
@@ -151,18 +153,20 @@ def specification_figure(table): # of `specification_curve`
     table = table[table.ci_low.notna()].sort_values('estimate').reset_index(drop=True)
     marks = [(c, v) for c in ANALYSIS_CHOICES for v in dict.fromkeys(table[c])]
     fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(8, 2.6 + .16*len(marks)),
-                                      height_ratios=[2.4, .16*len(marks)])
+                                      height_ratios=[2.4, .16*len(marks)],
+                                      layout='constrained')
     excludes = (table.ci_low > 0) | (table.ci_high < 0)
-    colours = np.where(excludes, 'tab:red', '0.75')
+    colours = np.where(excludes, ORANGE, NOISE)
     top.vlines(table.index, table.ci_low, table.ci_high, colors=colours, linewidth=1)
-    top.plot(table.index, table.estimate, '.', color='black', markersize=3)
-    top.axhline(0, color='0.4', linewidth=1)
+    top.plot(table.index, table.estimate, '.', color=INK, markersize=3)
+    top.axhline(0, color=INK, linewidth=1)
     top.set_ylabel('larger − smaller\nstudent, gain in pp')
     for y, (choice, value) in enumerate(marks):
         x = table.index[table[choice].eq(value)]
-        bottom.plot(x, [y]*len(x), '|', color='0.3', markersize=4)
+        bottom.plot(x, [y]*len(x), '|', color=GREY, markersize=4)
     labels = [_choice_text(value) for _, value in marks]
     bottom.set(yticks=range(len(marks)), yticklabels=labels, xlabel='analyses, by estimate')
-    bottom.tick_params(axis='y', labelsize=7)
+    bottom.tick_params(axis='y', labelsize=8, length=0)
     bottom.invert_yaxis()
+    for ax in top, bottom: ax.spines[['top', 'right']].set_visible(False)
     return fig

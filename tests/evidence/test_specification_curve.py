@@ -48,7 +48,8 @@ def test_a_real_moderation_is_seen_in_every_analysis():
 
 def test_little_is_left_out_and_nothing_is_said_of_nothing():
     assert len(sc.specification_curve(frame([]))) == 0
-    assert sc.curve_finding(sc.specification_curve(frame([]))) == 'No analysis of moderation has an interval.'
+    assert sc.curve_finding(sc.specification_curve(frame([]))) == \
+        'No way to ask whether the larger student gains more has an interval'
     one_student = whole()[lambda r: r.student.eq('resnet18')]
     assert np.isnan(sc.summarise_curve(sc.specification_curve(one_student)).median)
 
