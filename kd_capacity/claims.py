@@ -905,11 +905,11 @@ def _ledger_text_row(row):
         'Claim': row.claim,
         'Wording': row.wording,
         'Verdict': row.verdict + (f' ({row.elsewhere})' if row.elsewhere else ''),
-        'Decided by': row.deciding,
         'Estimate': _estimate_text(row),
         '95 % interval': _interval_text(row),
         'n': str(row.n) if row.n else 'none',
         'p': p_text(row.p),
+        'Decided by': row.deciding,
         'Quantities supported': f'{row.parts_supported} of {row.parts}'}
 
 def ledger_text(table): # of `ledger`

@@ -22,7 +22,8 @@ from .fidelity_tests import MEASURES, fidelity_tests
 from .findings import STUDY_NAMES
 from .losses import option_fields, option_symbol
 from .models import STEMS
-from .naming import method_colour, method_name, network_name, pair_name, signed_text
+from .naming import (method_colour, method_name, network_name, pair_name, signed_text,
+                                source_name)
 from .run_pages import command_of, get_in
 from .show import run_address, theme_file
 from .statistics import OF_ANY_RUN, OF_DISTILLATION, summary
@@ -82,7 +83,8 @@ def record_summary(record):
     "The main fields of a record as pairs of texts."
     text = lambda *keys, length=None: _text_in(record, *keys, length=length)
     best, parameters = text('outcome', 'best_epoch'), record.get('parameters')
-    data = [text('data', 'name'), text('data', 'sha256', length=8)]
+    name = text('data', 'name')
+    data = [name and source_name(name), text('data', 'sha256', length=8)]
     rows = {
         'Status': text('status'), 'Why it failed': text('failure'),
         'Best epoch': best and f"{best} of {text('spec', 'epochs')}",
@@ -150,7 +152,7 @@ def choice_names(cells): # of `cells_of`
     "{choice: its label}: those of every study, and the options that some cell has."
     used = [name for name in option_fields()
             if any(not pd.isna(settings.get(name)) for settings, _ in cells)]
-    first = {'profile': 'Profile', 'teacher': 'Teacher', 'student': 'Student', 'method': 'Method'}
+    first = {'profile': 'Study', 'teacher': 'Teacher', 'student': 'Student', 'method': 'Method'}
     return {**first, **{name: option_symbol(name) for name in used}, 'runs': 'Runs'}
 
 def width_of(settings, role):

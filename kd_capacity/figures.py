@@ -44,11 +44,12 @@ def axes(ax=None,     # axes to draw on; None: a figure of its own
 
 def panels(columns,       # how many side by side
            width, height,  # inches of each
-           sharey=True):
-    "A row of axes, a list."
-    _, drawn = plt.subplots(1, columns, figsize=(width*columns, height), sharey=sharey,
+           sharey=True,
+           rows=1):
+    "Rows of axes, a list."
+    _, drawn = plt.subplots(rows, columns, figsize=(width*columns, height*rows), sharey=sharey,
                             layout='constrained', squeeze=False)
-    return [axes(ax) for ax in drawn[0]]
+    return [axes(ax) for ax in drawn.flat]
 
 # %% ../nbs/evidence/09_figures.ipynb #3b14f3e2
 def methods_in(table): # with a column `method`
@@ -680,10 +681,14 @@ def plot_convergence_panels(curves,  # `tables.curves` of one study
     pairs = sorted(by_pair(curves), key=size)
     if not pairs: return None
     names = with_names(pd.DataFrame([pair for pair, _ in pairs])).pair
-    drawn = panels(len(pairs), 4, 3.6, sharey=False)
+    columns = min(len(pairs), 2)
+    rows = -(-len(pairs)//columns)
+    drawn = panels(columns, 4.3, 3.1, sharey=False, rows=rows)
     for ax, (pair, cells), name in zip(drawn, pairs, names):
         plot_smoothed_convergence(cells, teacher_curves(curves, pair), name, span, ax)
-    for ax in drawn[1:]: ax.set_ylabel('')
+    if columns > 1:
+        for ax in drawn[1::2]: ax.set_ylabel('')
+    for ax in drawn[len(pairs):]: ax.remove()
     return drawn[0].figure
 
 # %% ../nbs/evidence/09_figures.ipynb #0fd021dc

@@ -340,10 +340,11 @@ def cost_finding(costs): # of `study.costs`, one study
     without = len(done) - len(timed)
     rest = f' ({without} of them without a time)' if 0 < len(timed) and without else ''
     work = arithmetic(done.flop.sum(skipna=False))
-    if not len(timed): return f'{len(done)} trainings; no seconds and no device recorded; {work}'
+    if not len(timed):
+        return f'{runs_text(len(done), "training")}; no seconds and no device recorded; {work}'
     total = timed.seconds.sum()
     speed = or_unknown(timed.flop.sum(skipna=False)/total/1e9, '{:,.3g}')
-    return (f'{len(done)} trainings{rest}; {duration(total)} of device time together, '
+    return (f'{runs_text(len(done), "training")}{rest} took {duration(total)} of device time; '
             f'{duration(timed.seconds.mean())} a run on average, {speed} GFLOP/s; {work}')
 
 # %% ../nbs/evidence/12_findings.ipynb #fe7d66b4

@@ -83,7 +83,7 @@ def moderation_at_equal_gap(runs,
     held[0]['term'] = 'larger, gap held'
     return pd.DataFrame(table + held, columns=MIXED_COLUMNS)
 
-# %% ../nbs/evidence/13b_mixed_models.ipynb #9f4a0bbe
+# %% ../nbs/evidence/13b_mixed_models.ipynb #53d0d9bb
 def _with_bounds(estimate, low, high):
     return f'{signed_text(estimate)} [{signed_text(low)}, {signed_text(high)}]'
 

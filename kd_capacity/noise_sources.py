@@ -135,7 +135,7 @@ def noise_table(runs,      # DataFrame of `records.load_runs`
         table.append({**cell.names, **sizes, **noise._asdict()})
     return pd.DataFrame(table, columns=NOISE_COLUMNS)
 
-# %% ../nbs/evidence/15_noise_sources.ipynb #9dbecd09
+# %% ../nbs/evidence/15_noise_sources.ipynb #fefa2f3a
 def noise_finding(noise): # of `noise_table`
     "One sentence: what another draw of seeds, and another of test images, does to a gain."
     known = noise[noise.se_both.notna()]

@@ -172,7 +172,10 @@ def curves_figure(folder,       # of the run
     path = folder/'history.csv'
     if not path.exists(): return '<p>No history was recorded.</p>'
     try:
-        history = pd.read_csv(path)[records.HISTORY].apply(pd.to_numeric)
+        history = pd.read_csv(path).apply(pd.to_numeric)
+        if lacking := {'epoch', 'loss_total'} - set(history):
+            raise ValueError(f'it has no column {", ".join(sorted(lacking))}')
+        history = history.reindex(columns=records.HISTORY) # a loss may be younger than the run
         if not len(history): return '<p>The run ended before its first epoch did.</p>'
         last = _last_epoch(history)
         alt = ('Training loss, accuracy in percent and largest gradient norm before clipping, '

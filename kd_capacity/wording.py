@@ -37,7 +37,7 @@ def stage_name(stage): # of a spec, or as a record has it
     "What a study trains a run for, in words."
     return STAGE_NAMES.get(str(stage), str(stage))
 
-# %% ../nbs/evidence/08_wording.ipynb #6d54aeac
+# %% ../nbs/evidence/08_wording.ipynb #3828e857
 MISSING, NO_LOGITS = 'not run', 'no logits'
 
 def plain(x,         # a number or NaN
@@ -393,9 +393,10 @@ def metrics_text(runs): # DataFrame of `records.load_runs`
     return _text_table(table, columns)
 
 # %% ../nbs/evidence/08_wording.ipynb #929ac05f
-_cells_look = ('text-align: left; vertical-align: bottom; padding: .25em .9em .25em 0; '
+_cells_look = ('text-align: left; vertical-align: top; padding: .25em .9em .25em 0; '
                'font-variant-numeric: tabular-nums')
 _look = [{'selector': 'th, td', 'props': _cells_look},
+         {'selector': 'th', 'props': 'vertical-align: bottom'},
          {'selector': 'td', 'props': 'white-space: nowrap'},
          {'selector': 'td.missing', 'props': 'opacity: .75; font-style: italic'},
          {'selector': 'td.long', 'props': 'white-space: normal; min-width: 18em'}]

@@ -77,43 +77,50 @@ def browser():
 
 
 @pytest.fixture(scope='session')
-def full(tmp_path_factory, worker_id):
-    "The website of `sites.make_full`, made once however many processes test it."
+def made_once(tmp_path_factory, worker_id):
+    "A function: a folder of this name, filled by `make` in the first process that asks for it."
     from filelock import FileLock
-    from sites import make_full
     base = tmp_path_factory.getbasetemp()
-    root = (base if worker_id == 'master' else base.parent)/'full'
-    with FileLock(f'{root}.lock'):
-        if not (root/'made').exists():
-            root.mkdir()
-            make_full(root)
-            (root/'made').touch()
-    return root/'_site'
+    shared = base if worker_id == 'master' else base.parent
+    def once(name, make):
+        root = shared/name
+        with FileLock(f'{root}.lock'):
+            if not (root/'made').exists():
+                root.mkdir()
+                make(root)
+                (root/'made').touch()
+        return root
+    return once
 
 
 @pytest.fixture(scope='session')
-def empty(tmp_path_factory):
+def full(made_once):
+    "The website of `sites.make_full`, by pandoc."
+    from sites import make_full
+    return made_once('full', make_full)/'_site'
+
+
+@pytest.fixture(scope='session')
+def staged(made_once):
+    "Every page staged, in a repository without a run; for reading."
+    from sites import make_staged
+    return made_once('staged', make_staged)
+
+
+@pytest.fixture(scope='session')
+def empty(made_once):
     "The website of a repository without a run."
-    from sites import copy_repository, execute, make_site
-    root = copy_repository(tmp_path_factory.mktemp('empty'), chapters=False)
-    execute(root, profiles='demo', results=str(root/'nothing'))
-    return make_site(root)
+    from sites import make_empty
+    return made_once('empty', make_empty)/'_site'
 
 
 @pytest.fixture(scope='session')
-def full_by_quarto(full, tmp_path_factory, worker_id):
+def full_by_quarto(full, made_once):
     "The same website by the real Quarto; where there is none, its tests are skipped and say so."
     import shutil
-    from filelock import FileLock
     from sites import make_with_quarto
     if not shutil.which('quarto'): pytest.skip('no quarto on PATH, so no page was made by it')
-    base = tmp_path_factory.getbasetemp()
-    root = (base if worker_id == 'master' else base.parent)/'quarto'
-    with FileLock(f'{root}.lock'):
-        if not root.exists():
-            root.mkdir()
-            make_with_quarto(root, full)
-    return root/'_site'
+    return made_once('quarto', lambda root: make_with_quarto(root, full))/'_site'
 
 
 @pytest.fixture(scope='module', autouse=True)

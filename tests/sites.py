@@ -31,6 +31,13 @@ def copy_repository(to, chapters=True):
     return to
 
 
+def keep_pages(root, *sources):
+    "Leave only these notebooks of nbs/: what is made of the others is the same at every page."
+    for path in (root/'nbs').rglob('*.ipynb'):
+        if path.relative_to(root/'nbs').as_posix() not in sources: path.unlink()
+    return root
+
+
 def notebook(*sources, outputs=()):
     "A notebook as text: Markdown where a source begins with '# ', else code with these outputs."
     cells = [new_markdown_cell(s) if s.startswith('# ') else
@@ -79,6 +86,20 @@ def make_full(root):
     shutil.copytree(ROOT/'results'/'benchmarks', results/'benchmarks')
     execute(root, profiles='demo, paper-v1', results=str(results))
     run_pages.build(['demo', 'paper-v1'], results, root/'_build'/'runs')
+    return make_site(root)
+
+
+def make_staged(root):
+    "A repository whose pages are staged, none of them executed."
+    copy_repository(root)
+    staging.stage(root)
+
+
+def make_empty(root):
+    "The website without a run; pages that would show runs are executed, the others say nothing."
+    copy_repository(root, chapters=False)
+    shown = 'front', 'analysis', 'explorer', 'runs'
+    execute(root, *shown, profiles='demo', results=str(root/'nothing'))
     return make_site(root)
 
 

@@ -56,7 +56,9 @@ def lines_of_code(path):
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
 def test_code_fits_into_100_columns(path):
-    assert not [line for cell in lines_of_code(path) for line in cell if len(line) > 100]
+    lines = [line for cell in lines_of_code(path) for line in cell]
+    prose = '#| fig-alt: ' # Quarto wants a figure's words in one line
+    assert not [line for line in lines if len(line) > 100 and not line.startswith(prose)]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)

@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import SHARED
 from made_up import write
-from sites import copy_repository, execute, make_site, notebook
+from sites import copy_repository, execute, keep_pages, make_site, notebook
 
 from kd_capacity import config, explorer, figures, records, staging, statistics, tables
 from kd_capacity.show import theme_file
@@ -47,6 +47,7 @@ def results(tmp_path_factory): return some_runs(tmp_path_factory.mktemp('results
 def site(results, tmp_path_factory):
     "The website by pandoc with the explorer executed as `make report` does."
     root = copy_repository(tmp_path_factory.mktemp('site'), chapters=False)
+    keep_pages(root, 'index.ipynb', 'report/explorer.ipynb')
     execute(root, 'explorer', profiles='demo, paper-v2', results=str(results))
     return make_site(root)
 

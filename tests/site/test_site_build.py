@@ -18,11 +18,12 @@ from kd_capacity.config import UserError
 
 # --- staging
 
-def test_staged_pages_are_notebooks_as_nbformat_writes_them(tmp_path):
+def notebooks_of(root): return [root/'index.ipynb', *(root/'pages').rglob('*.ipynb')]
+
+
+def test_staged_pages_are_notebooks_as_nbformat_writes_them(staged):
     "Line by line: Quarto splits a source that is one string at its newlines, and loses them."
-    root = copy_repository(tmp_path)
-    staging.stage(root)
-    paths = [root/'index.ipynb', *(root/'pages').rglob('*.ipynb')]
+    paths = notebooks_of(staged)
     assert len(paths) == len(addresses()) + 1  # and the frame of the run pages
     for path in paths:
         text = path.read_text()
@@ -32,11 +33,9 @@ def test_staged_pages_are_notebooks_as_nbformat_writes_them(tmp_path):
         assert all(isinstance(c['source'], list) for c in json.loads(text)['cells'])
 
 
-def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
-    root = copy_repository(tmp_path)
-    staging.stage(root)
+def test_staged_pages_have_no_directive_and_valid_options(staged):
     front = r'---\ntitle: ".+"(\ndescription: ".+")?(\norder: \d+)?\n---'
-    for path in [root/'index.ipynb', *(root/'pages').rglob('*.ipynb')]:
+    for path in notebooks_of(staged):
         nb = nbformat.read(path, 4)
         assert nb.cells[0].cell_type == 'raw' and re.fullmatch(front, nb.cells[0].source)
         assert set(nb.metadata) == {'kernelspec'}
@@ -47,22 +46,18 @@ def test_staged_pages_have_no_directive_and_valid_options(tmp_path):
             assert all(re.fullmatch(r'#\| [a-z-]+: \S.*', line) for line in options), path.name
 
 
-def test_hidden_cells_are_left_out(tmp_path):
-    root = copy_repository(tmp_path)
-    staging.stage(root)
-    for page in staging.all_pages(root):
-        cells = nbformat.read(root/page.source, 4).cells
-        staged = (root/page.path).read_text()
+def test_hidden_cells_are_left_out(staged):
+    for page in staging.all_pages(staged):
+        cells = nbformat.read(staged/page.source, 4).cells
+        text = (staged/page.path).read_text()
         for cell in cells:
             if not re.search(r'^#\|\s*hide\s*$', cell.source, re.M): continue
             code = cell.source.split('\n', 1)[1].split('\n')
-            assert json.dumps(code[0] + '\n')[1:] not in staged or len(code) == 1
+            assert json.dumps(code[0] + '\n')[1:] not in text or len(code) == 1
 
 
-def test_unbuilt_report_says_how_to_build_it(tmp_path):
-    root = copy_repository(tmp_path)
-    assert 'pages/report/analysis.ipynb' in staging.stage(root)
-    assert '`make report`' in (root/'pages'/'report'/'analysis.ipynb').read_text()
+def test_unbuilt_report_says_how_to_build_it(staged):
+    assert '`make report`' in (staged/'pages'/'report'/'analysis.ipynb').read_text()
 
 
 SMALL = 'website: {title: small, sidebar: {contents: [index.ipynb, {auto: pages/method}]}}'
@@ -135,12 +130,10 @@ def test_staging_finds_the_projects_own_python(tmp_path):
     assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'make .venv' in done.stderr
 
 
-def test_a_name_leads_to_its_definition(tmp_path):
-    root = copy_repository(tmp_path)
-    staging.stage(root)
-    texts = [c.source for c in nbformat.read(root/'pages'/'method'/'losses.ipynb', 4).cells]
+def test_a_name_leads_to_its_definition(staged):
+    texts = [c.source for c in nbformat.read(staged/'pages'/'method'/'losses.ipynb', 4).cells]
     assert '<span id="logit_kd"></span>' in texts
-    linked = '\n'.join(p.read_text() for p in (root/'pages').rglob('*.ipynb'))
+    linked = '\n'.join(p.read_text() for p in (staged/'pages').rglob('*.ipynb'))
     assert re.search(r'\[`(losses\.)?logit_kd[^`]*`\]\([^)]*#logit_kd\)', linked)
 
 
@@ -262,9 +255,8 @@ def test_the_run_pages_are_pages_of_the_site(full):
 
 
 def test_a_run_that_is_gone_leaves_the_site(tmp_path):
-    root = copy_repository(tmp_path, chapters=False)
-    for path in (root/'nbs').rglob('*.ipynb'):
-        path.write_text(notebook(f'# {path.stem}'))
+    root = small(tmp_path, notebook('# config'))
+    shutil.copytree(ROOT/'theme', root/'theme')
     made = root/'_build'/'runs'/'demo'/'s0'
     made.mkdir(parents=True)
     (made/'record.json').write_text('{}')
@@ -296,7 +288,7 @@ def test_front_page_lists_every_chapter(full):
 
 
 def test_a_failure_leaves_the_old_site(tmp_path, monkeypatch):
-    root = copy_repository(tmp_path)
+    root = small(tmp_path, notebook('# config'))
     (root/'_site').mkdir()
     (root/'_site'/'index.html').write_text('old')
     monkeypatch.setattr(site_build.shutil, 'which', lambda name: None)
