@@ -71,7 +71,7 @@ def browser():
     if not chromium: pytest.skip('no chromium on PATH, so no page was opened')
     playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed, so no page was opened')
     with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        opened = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
         yield opened
         opened.close()
 

@@ -147,7 +147,8 @@ def test_a_failed_run_is_named_and_its_text_is_text(results):
     sections.gap_section, sections.norms_section, sections.accuracy_section,
     sections.selected_section, sections.clipping_section, sections.stem_section,
     sections.moderation_section, sections.power_section, sections.equivalence_section,
-    sections.sensitivity_section, sections.limits_section, sections.deviations_section],
+    sections.sensitivity_section, sections.limits_section, sections.deviations_section,
+    sections.specification_section, sections.equal_gap_section, sections.noise_section],
     ids=lambda s: s.__name__)
 @pytest.mark.parametrize('profiles', ['paper', 'published demo'])
 def test_every_section_has_words_for_some_runs_and_for_none(section, profiles, results):
@@ -156,6 +157,46 @@ def test_every_section_has_words_for_some_runs_and_for_none(section, profiles, r
             if not isinstance(block, Figure): continue
             assert len(block.caption) > 20 and len(block.alt) > 20
             assert 'nan' not in block.caption.lower().split()
+
+
+def test_the_papers_figures_stand_beside_ours(results):
+    r = report('paper', results)
+    bars, *_ = [f for f in all_of(Figure, sections.gains_section(r)) if 'Two panels of bars' in f.alt]
+    assert [len(ax.patches) for ax in bars.drawn.axes] == [8, 8]
+    panels = next(iter(all_of(Figure, sections.convergence_section(r)))).drawn.axes
+    assert [ax.get_title() for ax in panels] == ['R34 → R18', 'R50 → R18', 'R50 → R34', 'R101 → R34']
+    for ax in panels: assert 'teacher' in ' '.join(t.get_text() for t in ax.get_legend().get_texts())
+    norms = [f for f in all_of(Figure, sections.clipping_section(r)) if 'gradient norm' in f.alt]
+    assert not norms  # the paper's runs came without them: no empty axes
+
+
+def test_effects_over_all_pairs_stand_where_the_gains_are(results):
+    words = words_of(sections.gains_section(report('', results)))
+    assert 'on average over the pairs: Feature-KD +0.16 pp [+0.04, +0.27]; Logit-KD +0.03' in words
+    assert 'R34, 200 instead of 100 epochs, without a teacher, +0.26 pp [+0.07, +0.45]' in words
+
+
+def test_every_way_to_ask_about_moderation_is_shown(results):
+    r = report('', results)
+    blocks = list(sections.specification_section(r))
+    assert 'Of 216 ways' in blocks[0].markdown and '0 say yes and 0 no' in blocks[0].markdown
+    assert len(all_of(Figure, blocks)[0].drawn.axes) == 2
+    held = rows_of(sections.equal_gap_section(r), 'Effect on the gain')
+    assert [row['pp [95 % interval]'] for row in held][1] == '+0.22 [−0.13, +0.56]'
+
+
+def test_seeds_and_images_are_told_apart_where_answers_are_kept(results):
+    rows = rows_of(sections.noise_section(report('paper demo', results)), '± new images')
+    assert {(row['Seeds'], row['Images']) for row in rows} <= {('3', '60'), ('2', '60')} and len(rows) == 6
+    assert 'came without' in words_of(sections.noise_section(report('', results/'nothing')))
+
+
+def test_kinds_of_runs_have_words(results):
+    rows = rows_of(sections.cost_section(report('demo', results)), 'Device-seconds')
+    assert {row['For'] for row in rows} == {'teachers', 'main runs', 'stem ablation', 'clipping ablation'}
+    labels = [t.get_text() for f in all_of(Figure, sections.cost_section(report('demo', results)))
+              for t in f.drawn.axes.get_yticklabels()]
+    assert 'main runs: student, Feature-KD' in labels and 'teachers' in labels
 
 
 def test_costs_add_up(results):
