@@ -570,7 +570,7 @@ def paper_cost_section(report):
         'their arithmetic is taken at the average speed of those that were.')
     for m in measured.values(): yield _epoch_figure(m)
 
-def _cell_name(name): # of a benchmark: 'R50→R18 logit'
+def _measured_name(name): # of a benchmark: 'R50→R18 logit'
     networks, _, method = name.partition(' ')
     return f'{networks}, {method_name(method)}' if method else networks
 
@@ -578,7 +578,7 @@ def _epoch_figure(measured):
     t, where = benchmark.benchmark_table(measured), findings.machine_name(measured)
     series = {'plain loop': t.plain_epoch, 'fast engine': t.fast_epoch}
     colours = {'plain loop': figures.GREY, 'fast engine': figures.BLUE}
-    drawn = findings.value_bars(list(map(_cell_name, t.index)), series, colours,
+    drawn = findings.value_bars(list(map(_measured_name, t.index)), series, colours,
                                 'seconds an epoch of 45,000 images', '{:,.0f}')
     span = lambda seconds: f'{seconds.min():,.0f} to {seconds.max():,.0f} s'
     return Figure(drawn, f'{where}: an epoch takes {span(t.fast_epoch)} with the fast engine, '
@@ -595,7 +595,7 @@ def _speed_bars(table):
     bars = ax.barh(range(len(table)), table.ratio, color=colours, height=.7)
     ax.bar_label(bars, [f'{r:.2f} ×' for r in table.ratio], padding=3, fontsize=9)
     ax.axvline(1, color='black', linewidth=1)
-    ax.set_yticks(range(len(table)), list(map(_cell_name, table.index)))
+    ax.set_yticks(range(len(table)), list(map(_measured_name, table.index)))
     ax.invert_yaxis()
     longest = 1.15*max(table.ratio.max(), 1)
     ax.set(xlabel='speed over the plain loop (times)', xlim=(0, longest))
