@@ -14,11 +14,11 @@ LIBRARY := $(wildcard kd_capacity/*.py)
 PAGES := $(patsubst %,_build/%,$(filter-out nbs/experiments/%,$(wildcard nbs/index.ipynb nbs/*/*.ipynb)))
 READY := .venv/.ready
 
-.PHONY: help demo test study plan bench report serve quarto picture runs-ours runs-authors lab export hooks lock FORCE
+.PHONY: help demo test study pack unpack plan slurm-test gpu scale bench report serve quarto picture runs-ours runs-authors lab export hooks lock FORCE
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Options: PROFILE=a profile in workflow/profiles, JOBS=runs at a time. Each command behind them has --help:'
 	@echo '. .venv/bin/activate, then for instance python -m kd_capacity.study --help'
 
@@ -28,7 +28,13 @@ demo: $(READY) ## the whole study in miniature, and its report, _site/index.html
 	@python -m kd_capacity.site_build headline demo
 
 study: $(READY) ## all runs of a profile: make study PROFILE=paper-v2 JOBS=4, for a limited time: FOR=2h
-	@python -m kd_capacity.study run $(PROFILE) --jobs $(JOBS) $(if $(FOR),--limit $(FOR)) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(SNAKEMAKE_ARGS),--snakemake_args="$(SNAKEMAKE_ARGS)")
+	@python -m kd_capacity.study run $(PROFILE) --jobs $(JOBS) $(if $(FOR),--limit $(FOR)) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(SNAKEMAKE_ARGS),--snakemake_args="$(SNAKEMAKE_ARGS)")
+
+pack: $(READY) ## what a study needs to go on elsewhere, in one file: make pack PROFILE=paper-v2 FILE=study.zip
+	@python -m kd_capacity.bundle pack $(PROFILE) $(or $(FILE),$(PROFILE).zip)
+
+unpack: $(READY) ## a file of make pack into results/: make unpack FILE=study.zip
+	@python -m kd_capacity.bundle unpack "$(FILE)"
 
 plan: $(READY) ## what a profile would cost, and show: make plan PROFILE=paper-v2 GPU_HOURS=100
 	@python -m kd_capacity.study plan $(PROFILE)
@@ -40,7 +46,16 @@ test: $(READY) ## every test, every library notebook, notebooks and package in s
 	@python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
+slurm-test: $(READY) ## a small study through a real Slurm on this machine, against the same study without (minutes)
+	@KD_SLURM=1 python -m pytest -n0 -rs tests/study/test_cluster.py
+
 # --- what the engine is worth on this machine, kept in results/benchmarks/
+gpu: $(READY) ## everything that a GPU would show first, in minutes, kept in results/benchmarks/smoke/
+	@python -m kd_capacity.smoke
+
+scale: $(READY) ## what studies of 1,000 to 5,000 runs cost before their first run
+	@python -m kd_capacity.scale
+
 bench: $(READY) ## the engine measured on this machine beside a plain loop
 	papermill nbs/report/benchmark.ipynb out/benchmark.ipynb --cwd nbs/report -k python3 --no-progress-bar --log-output -p measure True $(BENCH_ARGS)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Images', 'images_of', 'flops', 'flop_text', 'duration_text', 'recorded_flops', 'costs', 'cost_by_cell', 'speed_of',
-           'measured_speed', 'step_speed', 'Plan', 'plan', 'remaining']
+           'measured_speed', 'step_speed', 'Plan', 'assumed_speed', 'plan', 'remaining']
 
 # %% ../nbs/study/03_costs.ipynb #7355693f
 import time
@@ -210,9 +210,14 @@ class Plan(NamedTuple):
     speed: float        # FLOP/s assumed
     source: str         # where that comes from
 
-def _assumed_speed(name, results, first):
+def assumed_speed(
+    name:str,    # of a profile
+    results=None # results folder
+) -> tuple:      # FLOP/s, and where that comes from
+    "The speed of finished runs, or else of one step here."
     speed = measured_speed(name, results)
     if speed is not None: return speed, 'finished runs of this profile'
+    first = next(iter(runs_of(name, results).values()))
     return step_speed(first), 'one training step of a ResNet-18 here'
 
 def _plan_row(spec, label, state, speed):
@@ -229,7 +234,7 @@ def plan(
     "What a study will take."
     specs = runs_of(name, results)
     source = 'given'
-    if speed is None: speed, source = _assumed_speed(name, results, next(iter(specs.values())))
+    if speed is None: speed, source = assumed_speed(name, results)
     rows = [_plan_row(s, s.run_id, state_of(s.run_id, results), speed) for s in specs.values()]
     for s in undetermined(profile(name)) if finals_are_open(name, results) else []:
         label = f'{s.profile}/{s.teacher}-{s.student}/{s.method}/(selected)/s{s.seed}'

@@ -143,5 +143,7 @@ def stop_reason(
     "Why a run without a record stopped, in the words of its papermill.log."
     try: lines = (folder/'papermill.log').read_text(errors='replace').splitlines()
     except FileNotFoundError: return None
-    errors = [line for line in lines if re.match(r'[\w.]*(Error|Exception|RunFailed)\b', line)]
-    return re.sub(r'^([\w.]*UserError|[\w.]*RunFailed): ', '', errors[-1]) if errors else None
+    named = re.compile(r'[\w.]*(Error|Exception|RunFailed|RunStopped)\b')
+    errors = [line for line in lines if named.match(line)]
+    ours = r'^[\w.]*(UserError|RunFailed|RunStopped): '
+    return re.sub(ours, '', errors[-1]) if errors else None

@@ -11,15 +11,16 @@ __all__ = ['OF_A_REPORT', 'STUDY_COMMANDS', 'after', 'whole', 'spent', 'arithmet
            'flops', 'all_specs', 'prerequisites', 'cost_by_cell', 'flop_text', 'duration_text']
 
 # %% ../nbs/study/06_study.ipynb #2829a285
-import math, os, re, shutil, signal, subprocess, sys, threading, time
+import importlib.util, math, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 from typing import NamedTuple
 import psutil
 from fastcore.script import Param, call_parse
 from . import data, models
 from .basics import UserError, atomic, one_of, results_dir, root
-from .costs import (cost_by_cell, costs, duration_text, flop_text, flops, images_of,
-    measured_speed, plan, recorded_flops, remaining, step_speed)
+from .cluster import grouping, runs_a_job
+from .costs import (assumed_speed, cost_by_cell, costs, duration_text, flop_text,
+    flops, images_of, measured_speed, plan, recorded_flops, remaining, step_speed)
 from .kernels import serve_kernels, warm_kernels
 from .profiles import profile
 from .progress import (OVERHEAD, StudyProgress, progress, progress_text,
@@ -152,39 +153,50 @@ def _end(process):
     except psutil.NoSuchProcess: pass  # it has ended by itself
 
 # %% ../nbs/study/06_study.ipynb #eced0b47
-def _where(jobs, executor, slots):
-    "Snakemake's options on where runs go: this machine, or a cluster by an executor plugin."
-    if executor == 'local':
-        at_once = len(slots.gpus)*slots.share or jobs
-        return ['--cores', str(jobs), '--resources', f'gpu_slot={at_once}']
+def _on_this_machine(jobs, slots):
+    "Snakemake's options where runs share this machine."
+    at_once = len(slots.gpus)*slots.share or jobs
+    return ['--cores', str(jobs), '--resources', f'gpu_slot={at_once}']
+
+def _on_cluster(name, results, jobs, executor, speed):
+    "Snakemake's options where an executor plugin takes the runs."
     cluster = root()/'workflow'/'cluster'/executor
     own = ['--profile', str(cluster)] if cluster.is_dir() else []
-    return ['--executor', executor, '--jobs', str(jobs), *own]
+    together = runs_a_job(runs_of(name, results).values(), speed)
+    return ['--executor', executor, '--jobs', str(jobs), *own, *grouping(together)]
 
+# %% ../nbs/study/06_study.ipynb #c1057e21
 def snakemake_command(
     name:str,          # of a profile
     results,           # results folder
     jobs:int,          # runs at a time
     *more,             # options of Snakemake
-    executor='local'   # or the name of an executor plugin, for instance slurm
+    executor='local',  # or the name of an executor plugin, for instance slurm
+    speed=0.           # FLOP/s that a cluster's run times are reckoned with
 ) -> list:
     "The call that walks a study; only missing outputs and times of files make a run start."
-    slots = gpu_slots(jobs) if executor == 'local' else Slots([], 1)
+    here = executor == 'local'
+    slots = gpu_slots(jobs) if here else Slots([], 1)
+    if here: where = _on_this_machine(jobs, slots)
+    else: where = _on_cluster(name, results, jobs, executor, speed)
+    choices = {'profile': name, 'results': results, 'gpus': ','.join(slots.gpus) or 'none',
+               'share': slots.share, 'speed': 0 if here else speed}
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(root()/'workflow'/'Snakefile'),
-            '--directory', str(root()), *_where(jobs, executor, slots), '--keep-going',
-            '--rerun-incomplete', '--nolock', '--rerun-triggers', 'mtime', '--quiet', 'all', *more,
-            '--config', f'profile={name}', f'results={results}',
-            f'gpus={",".join(slots.gpus) or "none"}', f'share={slots.share}']
+            '--directory', str(root()), *where, '--keep-going', '--rerun-incomplete', '--nolock',
+            '--rerun-triggers', 'mtime', '--quiet', 'all', *more,
+            '--config', *(f'{key}={value}' for key, value in choices.items())]
 
 # %% ../nbs/study/06_study.ipynb #c63c49f2
-def _environment(jobs, results):
-    "The environment of a study's runs: each gets its share of the cores."
-    threads = str(max(1, len(os.sched_getaffinity(0))//jobs))
+def _environment(jobs, results, executor='local'):
+    "The environment of a study's runs: here each gets its share of the cores."
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    return {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads,
-            'KD_JOBS': str(jobs), 'KD_RESULTS': str(results)}
+    everywhere = {**os.environ, 'PATH': path, 'KD_RESULTS': str(results)}
+    if executor != 'local': return {**everywhere, 'KD_JOBS': '1'}
+    threads = str(max(1, len(os.sched_getaffinity(0))//jobs))
+    return {**everywhere, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads,
+            'KD_JOBS': str(jobs)}
 
-def _wait(process, study, deadline):
+def _wait(process, study, deadline, ending):
     "Snakemake's exit status; Ctrl-C gives 130, a study whose time is up 0."
     try:
         while True:
@@ -196,20 +208,20 @@ def _wait(process, study, deadline):
     except KeyboardInterrupt:
         process.wait()
         return 130
-    finally:
-        process.terminate()  # nothing, where it has ended
+    finally:  # nothing, where it has ended
+        process.send_signal(ending)
         process.wait()
 
 # %% ../nbs/study/06_study.ipynb #d892a46d
-def _walk(command, env, log, study, deadline):
-    "Start Snakemake and show how far the study is; its exit status."
+def _walk(command, env, log, study, deadline, ending=signal.SIGTERM):
+    "Start Snakemake and show how far the study is; its exit status. `ending`: what ends it early."
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(study, stop), daemon=True)
     watcher.start()
     try:
         with open(log, 'a') as out:
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
-            return _wait(process, study, deadline)
+            return _wait(process, study, deadline, ending)
     finally:
         stop.set()
         watcher.join()
@@ -221,26 +233,51 @@ def run_study(
     jobs:int=1,        # runs at a time
     limit:str='',      # length of time, e.g. '25m'; none: until all is done
     executor='local',  # or the name of an executor plugin of Snakemake
-    more=()            # further options of Snakemake
+    more=(),           # further options of Snakemake
+    tflops=None        # speed of a cluster's node; None: measured
 ) -> int:
     "Run what is missing of a study; its exit status. Ctrl-C stops it; the next call goes on."
     profile(name)
+    _check_executor(executor, limit)
     deadline = _Deadline(seconds_of(limit)) if limit else None
     results = Path(results or results_dir()).resolve()
     preflight(name, results, jobs)
-    study, env = StudyProgress(name, results, jobs), _environment(jobs, results)
+    study, env = StudyProgress(name, results, jobs), _environment(jobs, results, executor)
     log = results/name/'snakemake.log'
     with atomic(log) as temporary: temporary.touch()
-    command = snakemake_command(name, results, jobs, *more, executor=executor)
+    speed = 0. if executor == 'local' else _node_speed(name, results, tflops)
+    command = snakemake_command(name, results, jobs, *more, executor=executor, speed=speed)
     if executor == 'local':
         with warm_kernels(env, log) as warm: status = _walk(command, warm, log, study, deadline)
-    else: status = _walk(command, env, log, study, deadline)
+    else: # SIGINT, since at SIGTERM Snakemake would wait for the jobs instead of cancelling them
+        status = _walk(command, env, log, study, deadline, signal.SIGINT)
     study.look()
     print(progress_text(study))
     if deadline and deadline.closing: print(_what_is_left(study))
     return status
 
 # %% ../nbs/study/06_study.ipynb #84604583
+def _check_executor(executor, limit):
+    "Refuse an executor that is not installed, and a limit that cannot be kept there."
+    if executor == 'local': return
+    if limit:
+        raise UserError(f'FOR={limit} goes with a study on this machine; the jobs of a cluster '
+                        'have limits of their own. Leave it out.')
+    plugin = f'snakemake_executor_plugin_{executor.replace("-", "_")}'
+    if not importlib.util.find_spec(plugin):
+        name = plugin.replace('_', '-')
+        raise UserError(f'EXECUTOR={executor} needs {name}, which is not installed. Install it: '
+                        f'uv pip install --python .venv/bin/python {name}')
+
+def _node_speed(name, results, tflops):
+    "FLOP/s of a cluster's node; said, because run times follow from it."
+    if tflops: speed, source = tflops*1e12, 'TFLOPS'
+    else: speed, source = assumed_speed(name, results)
+    print(f"Run times are reckoned with {speed/1e12:.3g} TFLOP/s (from {source}); TFLOPS= gives "
+          "another.")
+    return speed
+
+# %% ../nbs/study/06_study.ipynb #c1057e20
 def _what_is_left(study):
     left = time_left(study)
     how_long = f', about {duration_text(left)} of training' if left else ''
@@ -290,7 +327,7 @@ def _print_plan(name, results):
 # %% ../nbs/study/06_study.ipynb #e01bc819
 STUDY_COMMANDS = 'run', 'plan', 'progress', 'select'
 
-def _do(command, name, results, jobs, limit, executor, more):
+def _do(command, name, results, jobs, limit, executor, more, tflops):
     one_of('command', command, STUDY_COMMANDS)
     match command:
         case 'plan': _print_plan(name, results)
@@ -298,7 +335,7 @@ def _do(command, name, results, jobs, limit, executor, more):
         case 'select': write_selection(name, results)
         case 'run':
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
-            status = run_study(name, results, jobs, limit, executor, more.split())
+            status = run_study(name, results, jobs, limit, executor, more.split(), tflops)
             _report_failures(name, results, status)
             return status
     return 0
@@ -326,10 +363,12 @@ def main(
     jobs:int=1,                   # runs at a time
     limit:str='',                 # stop after this time, e.g. 25m or 2h
     executor:str='local',         # where runs go: local, or an executor plugin such as slurm
-    snakemake_args:str=''         # further options of Snakemake
+    snakemake_args:str='',        # further options of Snakemake
+    tflops:float|None=None        # speed of a cluster's node; else it is measured
 ):
     "The runs of a study: python -m kd_capacity.study run PROFILE --jobs 4"
-    try: status = _do(command, profile, results, jobs, limit, executor, snakemake_args)
+    try: status = _do(command, profile, results, jobs, limit, executor, snakemake_args,
+                     tflops)
     except UserError as error: sys.exit(f'{error}')
     if status: sys.exit(status)
     return status
