@@ -96,7 +96,8 @@ def _read_manifest(bundle, path):
     "The checked manifest of an open bundle."
     infos = {info.filename: info for info in bundle.infolist()}
     if MANIFEST not in infos: _refuse_bundle(path, f'it has no {MANIFEST}')
-    if infos[MANIFEST].file_size > MANIFEST_BYTES: _refuse_bundle(path, f'its {MANIFEST} is too long')
+    if infos[MANIFEST].file_size > MANIFEST_BYTES:
+        _refuse_bundle(path, f'its {MANIFEST} is too long')
     with bundle.open(MANIFEST) as f: text = f.read(MANIFEST_BYTES)
     try: manifest = checked(Manifest, parse_json(text, MANIFEST), MANIFEST)
     except UserError as error: _refuse_bundle(path, str(error).rstrip('.'))

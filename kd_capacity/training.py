@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORM_GROUPS', 'train_step', 'make_optimizer', 'RunFailed', 'RunStopped', 'train_epoch', 'evaluate', 'load_teacher',
-           'exclusive', 'stopped_by_signals', 'check_fits', 'train', 'progress_line', 'train_in_notebook']
+           'weights_of_file', 'exclusive', 'stopped_by_signals', 'check_fits', 'train', 'progress_line',
+           'train_in_notebook']
 
 # %% ../nbs/method/14_training.ipynb #6820d7aa
 import json, os, platform, signal, threading, time
@@ -23,7 +24,7 @@ from .clipping import clip_gradients
 from .engine import (AS_PUBLISHED, SGD, choose_threads, cosine, engine_for, features_of,
                                 fold_batch_norms, keep_memory, laid_out, precision, share_gpu,
                                 torch_switches)
-from .profiles import profile, run_spec
+from .profiles import file_sha256, profile, run_spec
 from .run_files import (environment, logits, read_record, run_folder,
                                    write_history, write_logits, write_record)
 from .teacher_cache import TeacherCache, cache_key, epoch_logits
@@ -165,8 +166,9 @@ def _teacher_record(spec, dataset, results):
         raise UserError(f'{name} failed ({record["failure"]}), so nobody can learn from it. '
                         f'{how} -p force True')
     theirs = record['spec']
-    if (theirs['teacher'], theirs['width']) != (spec.teacher, spec.width_of_teacher):
-        raise UserError(f'{name} is a {theirs["teacher"]} of width {theirs["width"]}, '
+    arch = _arch_of(theirs)
+    if (arch, theirs['width']) != (spec.teacher, spec.width_of_teacher):
+        raise UserError(f'{name} is a {arch} of width {theirs["width"]}, '
                         'the student asks for '
                         f'teacher = {spec.teacher!r} of width {spec.width_of_teacher}. {how}')
     images = record['data']
@@ -184,6 +186,7 @@ def load_teacher(spec,    # RunSpec of a student
                  device,
                 ):
     "(FrozenTeacher, its record): weights checked against its record, images against the student's."
+    if spec.teacher_weights: return _teacher_of_file(spec, dataset, device)
     record = _teacher_record(spec, dataset, results)
     name, how = f'The teacher {spec.teacher_run}', f'{_how_to_train(spec)} -p force True'
     path = run_folder(spec.teacher_run, results)/'weights.pt'
@@ -194,9 +197,77 @@ def load_teacher(spec,    # RunSpec of a student
     theirs = record['spec']
     stem, width = theirs['stem'], theirs['width']
     classes, channels = dataset.num_classes, dataset.shape[0]
-    model = models.build_network(theirs['teacher'], classes, stem, width, channels)
+    model = models.build_network(_arch_of(theirs), classes, stem, width, channels)
     model.load_state_dict(weights)
     return models.frozen(model.to(device)), record
+
+# %% ../nbs/method/14_training.ipynb #7d1e0c22
+def weights_of_file(path,    # file of a state dict, ours or torchvision's
+                    arch,    # a key of models.ARCHS
+                    dataset, # gives classes and channels
+                    width,   # of the network
+                    sha256=None, # of the file; None: whatever it is
+                   ):
+    "(network with these weights, name of its stem); a file that does not fit is refused."
+    there = file_sha256(path)
+    if sha256 not in (None, there):
+        raise UserError(f'{path} has SHA-256 {there[:16]}…, not {sha256[:16]}… as asked for: '
+                        'it is another file. Give the right one, or leave teacher_sha256 out.')
+    weights, faults = _state_dict_in(path), {}
+    for stem in models.STEMS:
+        size = dataset.num_classes, stem, width, dataset.shape[0]
+        with torch.device('meta'): wanted = models.build_network(arch, *size).state_dict()
+        faults[stem] = _misfit(weights, wanted)
+        if faults[stem]: continue
+        model = models.build_network(arch, *size)
+        model.load_state_dict(weights)
+        return model, stem
+    first = next(iter(wanted)) # where stems differ; other faults say more
+    fault = next((f for f in faults.values() if not f.startswith(first)), faults[stem])
+    raise UserError(f'{path} is no {arch} of width {width} with {dataset.num_classes} classes and '
+                    f'{dataset.shape[0]} channels: {fault}. Give the file of such a network, or '
+                    'its width by -p teacher_width.')
+
+# %% ../nbs/method/14_training.ipynb #7d1e0c23
+def _state_dict_in(path):
+    try: weights = checkpoint.load(path)
+    except UserError: weights = None # the words are those of a checkpoint of ours
+    if isinstance(weights, dict) and weights and all(map(torch.is_tensor, weights.values())):
+        return weights
+    raise UserError(f'{path} holds no state dict (names with tensors): save '
+                    'model.state_dict(), or give the weights.pt of a run.')
+
+def _misfit(weights, wanted):
+    "The first tensor that is missing, unknown or of another shape; None where all fit."
+    counters = {name for name in wanted if name.endswith('num_batches_tracked')} # old files lack it
+    for name in (*wanted, *weights):
+        if name in counters and name not in weights: continue
+        if name not in weights: return f'{name} is missing'
+        if name not in wanted: return f'{name} is not known'
+        ours, theirs = tuple(wanted[name].shape), tuple(weights[name].shape)
+        if ours != theirs: return f'{name} has shape {theirs}, not {ours}'
+
+def _arch_of(spec): # of a record
+    "The network that a run has trained; a student can be a teacher, too (an assistant)."
+    return spec['teacher'] if spec['role'] == 'teacher' else spec['student']
+
+def _teacher_of_file(spec, dataset, device):
+    "(FrozenTeacher, what stands for its record) of a file of weights."
+    width, sha256 = spec.width_of_teacher, spec.teacher_sha256
+    model, stem = weights_of_file(spec.teacher_weights, spec.teacher, dataset, width, sha256)
+    file = {'file': Path(spec.teacher_weights).name, 'file_sha256': sha256, 'stem': stem}
+    weights = {'best_sha256': checkpoint.weights_sha256(model.state_dict())}
+    return models.frozen(model.to(device)), {'weights': weights, 'file': file}
+
+# %% ../nbs/method/14_training.ipynb #7d1e0c24
+def _check_better_than_guessing(logits, labels, path):
+    "The accuracy of a teacher from elsewhere; refused within 3 standard errors of guessing."
+    chance, n = 1/logits.shape[1], len(labels)
+    accuracy = fidelity.accuracy(logits, labels)
+    if accuracy > chance + 3*(chance*(1 - chance)/n)**.5: return accuracy
+    raise UserError(f'The teacher {path} has a test accuracy of {accuracy:.2%} on these images, no '
+                    f'better than guessing ({chance:.0%}): its classes or its normalisation are '
+                    'others. Give weights trained on these classes, or -p normalization cifar10.')
 
 # %% ../nbs/method/14_training.ipynb #ad385f93
 def _cannot_write(folder, error):
@@ -324,14 +395,15 @@ def _build_networks(self: _Run, results):
     model = models.build_network(spec.arch, d.num_classes, spec.stem, spec.width, d.shape[0])
     self.model = laid_out(self.engine, model.to(self.device))
     _no_lonely_image(self.model, spec.batch_size, len(self.images), d.shape)
-    self.teacher, self.teacher_record = None, None
-    if spec.teacher_run:
+    self.teacher, self.teacher_record, self.teacher_answers = None, None, None
+    if spec.teacher_run or spec.teacher_weights:
         self.teacher, self.teacher_record = load_teacher(spec, d, results, self.device)
     channels = self.teacher.channels if self.teacher else None
     objective = losses.objective(spec.method, spec.options, self.model.channels, channels)
     self.objective = objective.to(self.device)
     if self.teacher and self.engine.folded: self.teacher = fold_batch_norms(self.teacher)
     if self.teacher: self.teacher = laid_out(self.engine, self.teacher)
+    if spec.teacher_weights: self._judge_teacher()
 
 # %% ../nbs/method/14_training.ipynb #5a3e7766
 def _teacher_cache(self):
@@ -355,13 +427,30 @@ def _teacher_logits(self):
     return epoch_logits(self.cache, ask, self.images, self.stats, spec.seed, self.epoch + 1,
                         spec.flip)
 
+# %% ../nbs/method/14_training.ipynb #7d1e0c27
 def _evaluate(self, images, labels):
-    images, labels = images.to(self.device), labels.to(self.device)
-    return evaluate(self.model, images, labels, self.stats, engine=self.engine)
+    return self.answers_of(self.model, images, labels)
 
-_Run._teacher_cache, _Run.teacher_logits, _Run.evaluate = _teacher_cache, _teacher_logits, _evaluate
+def _answers_of(self, network, images, labels):
+    images, labels = images.to(self.device), labels.to(self.device)
+    return evaluate(network, images, labels, self.stats, engine=self.engine)
+
+
+_Run._teacher_cache, _Run.teacher_logits = _teacher_cache, _teacher_logits
+_Run.evaluate, _Run.answers_of = _evaluate, _answers_of
 _Run.parts = property(lambda self: {'model': self.model, 'objective': self.objective,
                                     'optimizer': self.optimizer})
+
+# %% ../nbs/method/14_training.ipynb #7d1e0c26
+@patch
+def _judge_teacher(self: _Run):
+    "What a teacher from elsewhere answers on the test images, and how rightly."
+    labels = self.data.test_labels
+    answers = self.answers_of(self.teacher, self.data.test_images, labels)
+    self.teacher_answers = fidelity.half_precision(answers) # as those of a run are kept
+    accuracy = _check_better_than_guessing(self.teacher_answers, labels.numpy(),
+                                           self.spec.teacher_weights)
+    self.teacher_record['file']['test_accuracy'] = accuracy
 
 # %% ../nbs/method/14_training.ipynb #5a3e7767
 def _judged_images(run):
@@ -451,7 +540,8 @@ def _outcome(run, best, last):
 def _likeness(run, best, results):
     "How like its teacher a student is on the test images; None without a teacher."
     if run.teacher is None: return None
-    teacher = logits(run.spec.teacher_run, results)['best']
+    teacher = run.teacher_answers
+    if teacher is None: teacher = logits(run.spec.teacher_run, results)['best']
     return {'agreement': fidelity.agreement(teacher, best),
             'kl_t1': fidelity.kl(teacher, best, 1.), 'kl_t4': fidelity.kl(teacher, best, 4.)}
 
@@ -486,7 +576,8 @@ def _header(run, caught, started):
               'validation': len(run.held_out),
               'test': len(d.test_labels), 'shape': list(d.shape), 'classes': list(d.classes)}
     weights = teacher and {'run_id': spec.teacher_run,
-                           'weights_sha256': teacher['weights']['best_sha256']}
+                           'weights_sha256': teacher['weights']['best_sha256'],
+                           **teacher.get('file', {})}
     return {'run_id': spec.run_id, 'spec': spec.to_dict(), 'started': started, 'finished': _now(),
             'seconds': run.seconds,
             'images_per_second': len(run.labels)*len(rows)/seconds if rows else None,
@@ -515,7 +606,7 @@ def _finished(spec, results):
         raise RunFailed(f'{spec.run_id} failed: {record["failure"]}. '
                         'Change the spec, or pass -p force True to train '
                         'it again.')
-    teacher = read_record(spec.teacher_run, results) if record['teacher'] else None
+    teacher = read_record(spec.teacher_run, results) if spec.teacher_run else None
     if not teacher or teacher['status'] != 'complete': return record
     if teacher['weights']['best_sha256'] == record['teacher']['weights_sha256']: return record
     raise UserError(f'{spec.run_id} learned from other weights of {spec.teacher_run} '

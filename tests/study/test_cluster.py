@@ -173,7 +173,8 @@ def test_a_study_through_slurm_is_that_of_this_machine(slurm, tmp_path, monkeypa
         start('slurmd', slurm)
         assert process.wait(900) == 0
     finally:
-        process.kill()
+        process.terminate()  # the study ends Snakemake, which cancels its jobs
+        process.wait(60)
     assert len(cancelled) == 2
     for spec in specs:
         train(spec, here)
