@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from scipy import stats
-from statsmodels.regression.linear_model import OLS
 from .figures import GREY, INK, NOISE, ORANGE
 from .naming import method_name, network_name, signed_text
 from .statistics import (METRICS, STUDENTS, Estimate, cells, contrast_of_cells,
@@ -78,14 +77,34 @@ def _long_by_seed(sides):
         rows += [(100*a, network, 'none', seed, 0.) for seed, a in values.items()]
     return pd.DataFrame(rows, columns=['accuracy', 'network', 'method', 'seed', 'interaction'])
 
+def _without_group_means(values, groups): # (n, k), (n,)
+    return values - pd.DataFrame(values).groupby(groups).transform('mean').to_numpy()
+
+def _last_coefficient(y, x,     # (n,), (n, k) of full rank
+                      absorbed, # effects that were taken out of both beforehand
+                      leverage, # of those, (n,)
+                      confidence):
+    "Least squares with HC3 errors, of the last column alone: its row of R⁻¹Qᵀ is q/r."
+    q, r = np.linalg.qr(x)
+    row = q[:, -1]/r[-1, -1]
+    residual = (y - q @ (q.T @ y))/(1 - leverage - (q**2).sum(1))
+    estimate, se, df = row @ y, np.sqrt((row**2) @ residual**2), len(y) - x.shape[1] - absorbed
+    half = se*stats.t.ppf((1 + confidence)/2, df)
+    p = 2*stats.t.sf(abs(estimate)/se, df)
+    return Estimate(estimate, se, df, estimate - half, estimate + half, p)
+
+# %% ../nbs/evidence/14_specification_curve.ipynb #dafd2656
 def _by_regression(sides, pair_seeds, confidence):
     long = _long_by_seed(sides)
     parts = [pd.get_dummies(long.network), pd.get_dummies(long.method).drop(columns='none')]
-    if pair_seeds: parts.append(pd.get_dummies(long.seed).iloc[:, 1:])
     design = np.column_stack([*parts, long.interaction]).astype(float)
-    fit = OLS(long.accuracy.to_numpy(), design).fit().get_robustcov_results('HC3', use_t=True)
-    interval = fit.conf_int(1 - confidence)[-1]
-    return Estimate(fit.params[-1], fit.bse[-1], fit.df_resid, *interval, fit.pvalues[-1])
+    values, absorbed, leverage = np.column_stack([long.accuracy, design]), 0, np.zeros(len(long))
+    if pair_seeds: # a level for each seed takes the first network's place
+        values = np.delete(_without_group_means(values, long.seed.to_numpy()), 1, axis=1)
+        absorbed, leverage = long.seed.nunique(), 1/long.groupby('seed').seed.transform('size')
+    y, x = values[:, 0], values[:, 1:]
+    if np.linalg.matrix_rank(x) < x.shape[1]: return no_estimate
+    return _last_coefficient(y, x, absorbed, np.asarray(leverage), confidence)
 
 # %% ../nbs/evidence/14_specification_curve.ipynb #7c26e8b4
 def _estimate(specification, sides, students, confidence):
