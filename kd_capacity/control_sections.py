@@ -34,12 +34,9 @@ def _blocks_of(study):
     yield Figure(controls.plot_controls(gains), f'{capital(study.words)}: {finding}. Gain over '
                  'the same network trained plainly, 95 % intervals; diamonds are controls.',
                  'Gain over the plain baseline of every method and of every control')
-    shared = controls.shared_errors(study.runs, study.results)
-    yield Sentence(study.words, f'{finding}. {controls.shared_errors_finding(shared)}')
+    yield Sentence(study.words, controls.mean_gains_text(gains))
     yield Fold(f'Every question with its verdict: {study.words}',
                [Table(controls.control_ledger_text(ledger))])
-    if len(shared): yield Fold(f'Agreement, and agreement on the teacher’s errors: {study.words}',
-                               [Table(controls.shared_errors_text(shared))])
 
 def controls_section(report):
     "Every method and every control, for each study that has some."

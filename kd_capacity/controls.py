@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDY', 'GAIN_OVER_PLAIN', 'RULES', 'LEDGER_OF_CONTROLS', 'ERROR_MARGIN', 'ERROR_COLUMNS', 'ComparedRuns',
            'compared_runs', 'gains_over_plain', 'control_ledger', 'control_finding_text', 'control_ledger_text',
-           'plot_controls', 'shared_errors', 'shared_errors_text', 'shared_errors_finding']
+           'mean_gains_text', 'plot_controls', 'shared_errors', 'shared_errors_text', 'shared_errors_finding']
 
 # %% ../nbs/evidence/16_controls.ipynb #625d6d29
 from typing import NamedTuple
@@ -147,6 +147,19 @@ def control_ledger_text(ledger): # of `control_ledger`
         for r in ledger.itertuples()], columns=['Control', 'Question', 'Student', 'n', 'pp [95 %]',
                                                 'Verdict'])
 
+def mean_gains_text(gains): # of `gains_over_plain`
+    "One sentence: the mean gain of each method of the study, then that of each control."
+    known = gains[gains.gain.notna()]
+    if not len(known): return 'Nothing has a gain yet'
+    own, others = known[known.control == STUDY], known[known.control != STUDY]
+    def listed(by, name):
+        return ', '.join(f'{name(k)} {signed_text(m)}' for k, m in by.gain.mean().items())
+    studied = listed(own.groupby('method', sort=False), method_name) or 'nothing yet'
+    compared = listed(others.groupby('control', sort=False), lambda k: k[0].lower() + k[1:])
+    return (f'Gained over the plain baseline, mean in pp: in the study {studied}; by the controls '
+            f'{compared or "nothing yet"}')
+
+# %% ../nbs/evidence/16_controls.ipynb #80798012
 def _row_name(r):
     method = '' if r.method == 'none' else f', {method_name(r.method)}'
     return f'{r.control}: {network_name(r.student)}{method}'
