@@ -7,7 +7,7 @@ __all__ = ['MARGIN', 'FLAT', 'COUPLED', 'VERDICTS', 'LARGE', 'SMALL', 'STEM_NETW
            'PRINTED_STEMS', 'V1_GAINS', 'CLAIMS', 'SPREADS', 'LEDGER', 'QUESTIONS', 'Region', 'Rule', 'more_than',
            'less_than', 'within', 'judge', 'Part', 'ways_to_fail', 'part_verdict', 'joint_verdict', 'verdict',
            'p_inside', 'p_value', 'Truth', 'Claim', 'gain_weights', 'sum_weights', 'mean_gain_weights',
-           'moderation_weights', 'holm', 'at_least', 'feature_minus_logit', 'interval_text', 'r34_trained_longer',
+           'moderation_weights', 'at_least', 'feature_minus_logit', 'interval_text', 'r34_trained_longer',
            'planned_study', 'true_mean', 'draw_studies', 'verdict_rates', 'Bound', 'Needed', 'seeds_to_decide',
            'to_decide_text', 'power_text', 'LedgerRow', 'ledger_row', 'ledger', 'p_text', 'ledger_text', 'details_text',
            'ledger_finding', 'answer', 'effect_question', 'effect_answer', 'effect_clause', 'moderation_of',
@@ -29,6 +29,7 @@ from .evidence import (OPTIMISM, PAPER_METHODS, RUN_KINDS, SPEED, STUDENT_EPOCHS
     with_borrowed_spread)
 from .naming import method_name, signed_text
 from .power import power
+from .statistics import holm
 
 # %% ../nbs/evidence/05_claims.ipynb #3ac2f569
 MARGIN = 0.10   # pp; smaller differences of accuracy do not matter
@@ -229,17 +230,6 @@ def _stem_against_gains(k):
     return parts
 
 # %% ../nbs/evidence/05_claims.ipynb #7ef15870
-def holm(p): # (tests,) or (tests, studies)
-    "Holm's adjusted p-values along the first axis; NaN where p is."
-    p = np.asarray(p, float)
-    order = np.argsort(p, axis=0, kind='stable')
-    ascending = np.take_along_axis(p, order, 0)
-    left = np.arange(len(p), 0, -1).reshape(-1, *[1]*(p.ndim - 1))
-    adjusted = np.minimum(1, np.maximum.accumulate(ascending*left, axis=0))
-    back = np.empty_like(adjusted)
-    np.put_along_axis(back, order, adjusted, 0)
-    return back
-
 def _is_large_feature(key): return key.student.arch == LARGE and key.method == 'feature'
 
 def _significant_gains(e):

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import special
 from statsmodels.stats import contingency_tables
 from . import fidelity, records
-from .statistics import (adjusted, as_rows, contrast, grouped, key_columns,
+from .statistics import (as_rows, contrast, grouped, holm, key_columns,
                                     names_of, no_interval, one_run_per_seed, rows_where,
                                     sample_std)
 
@@ -124,7 +124,7 @@ def fidelity_tests(runs,            # DataFrame of `records.load_runs`
         table += [{**cell.names, **_fidelity_row(m, cell.runs, control, twins, confidence)}
                   for m in MEASURES]
     table = pd.DataFrame(table, columns=FIDELITY_COLUMNS)
-    return table.assign(holm_p=adjusted(table.p, 'holm'))
+    return table.assign(holm_p=holm(table.p))
 
 # %% ../nbs/evidence/03_fidelity_tests.ipynb #7e2075a3
 class McNemar(NamedTuple):

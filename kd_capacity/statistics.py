@@ -7,12 +7,13 @@ __all__ = ['METRICS', 'no_estimate', 'OF_DISTILLATION', 'OF_ANY_RUN', 'GAIN_COLU
            'finite_fractions', 'sample_std', 'CellMoments', 'moments', 'summary', 'Estimate', 'contrast',
            'contrast_of_cells', 'difference', 'settings_of_distillation', 'GainCell', 'Rows', 'as_rows', 'rows_where',
            'grouped', 'differing', 'one_run_per_seed', 'accuracy_by_seed', 'key_columns', 'names_of', 'cells', 'paired',
-           'Bootstrap', 'bootstrap_gain', 'permutation_p', 'smallest_p', 'adjusted', 'hedges_correction', 'hedges_g',
-           'GainMoments', 'no_interval', 'with_notes', 'notes', 'gain_table', 'gain_table_from_summary',
-           'with_adjusted_intervals', 'moderation', 'students_compared', 'joined_remarks', 'moderation_of_cells',
-           'pooled_cells', 'moderation_pooled', 'moderation_regression', 'student_sizes', 'network_sizes',
-           'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary', 'equivalence',
-           'clipping_equivalence', 'Variant', 'gain_of_cell', 'sensitivity', 'residuals_by_cell', 'pooled_std']
+           'Bootstrap', 'bootstrap_gain', 'permutation_p', 'smallest_p', 'holm', 'benjamini_hochberg',
+           'hedges_correction', 'hedges_g', 'GainMoments', 'no_interval', 'with_notes', 'notes', 'gain_table',
+           'gain_table_from_summary', 'with_adjusted_intervals', 'moderation', 'students_compared', 'joined_remarks',
+           'moderation_of_cells', 'pooled_cells', 'moderation_pooled', 'moderation_regression', 'student_sizes',
+           'network_sizes', 'gain_by_size', 'moderation_table', 'Equivalence', 'equivalence_from_summary',
+           'equivalence', 'clipping_equivalence', 'Variant', 'gain_of_cell', 'sensitivity', 'residuals_by_cell',
+           'pooled_std']
 
 # %% ../nbs/evidence/00_statistics.ipynb #13e2046e
 import warnings
@@ -21,7 +22,6 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 from statsmodels.regression.linear_model import OLS
-from statsmodels.stats import multitest
 from .basics import UserError, moved_to, one_of
 from .config import SPEC_FIELDS
 from .losses import option_fields
@@ -377,12 +377,23 @@ def smallest_p(n,  # runs of one cell
     return 2/special.comb(n + m, n)
 
 # %% ../nbs/evidence/00_statistics.ipynb #2b558c35
-def adjusted(p,       # (m,), NaN where there is none
-             method): # of statsmodels: 'holm' or 'fdr_bh'
-    "The p adjusted over the family of those that exist."
+def holm(p): # (tests,) or (tests, studies), NaN where there is none
+    "Holm's adjusted p along the first axis, over the family of those that exist."
+    p = np.asarray(p, float)
+    order = np.argsort(p, axis=0, kind='stable')  # NaN comes last
+    ascending = np.take_along_axis(p, order, 0)
+    rank = np.arange(len(p)).reshape(-1, *[1]*(p.ndim - 1))
+    left = np.isfinite(p).sum(0) - rank
+    in_order = np.minimum(1, np.maximum.accumulate(ascending*left, axis=0))
+    out = np.empty_like(p)
+    np.put_along_axis(out, order, in_order, 0)
+    return out
+
+def benjamini_hochberg(p): # (tests,), NaN where there is none
+    "Benjamini and Hochberg's adjusted p, over the family of those that exist."
     p = np.asarray(p, float)
     exists, out = np.isfinite(p), np.full(p.shape, np.nan)
-    if exists.any(): out[exists] = multitest.multipletests(p[exists], method=method)[1]
+    if exists.any(): out[exists] = stats.false_discovery_control(p[exists])
     return out
 
 # %% ../nbs/evidence/00_statistics.ipynb #23cbe804
@@ -436,7 +447,7 @@ def _welch_table(gains,      # list of `GainMoments`
         n=a.n.astype(int), n_baseline=b.n.astype(int), mean=a.mean, baseline_mean=b.mean,
         gain=d.estimate, ci_low=d.ci_low, ci_high=d.ci_high,
         welch_t=d.estimate/d.se, welch_df=d.df, welch_p=d.p,
-        holm_p=adjusted(d.p, 'holm'), bh_p=adjusted(d.p, 'fdr_bh'),
+        holm_p=holm(d.p), bh_p=benjamini_hochberg(d.p),
         hedges_g=np.where(has_interval, g, np.nan))
     table = table.reindex(columns=GAIN_COLUMNS)
     numbers = [c for c in GAIN_COLUMNS if c not in (*_KEY, 'n', 'n_baseline')]
@@ -776,7 +787,7 @@ def moderation_table(runs,
         'per doubling (HC3)': gain_by_size(runs, metric, stage=stage, confidence=confidence)}
     table += [(way, 'all', 'all', *e) for way, e in everything.items()]
     table = pd.DataFrame(table, columns=_MODERATION_COLUMNS)
-    table['holm_p'] = adjusted(table.p.where(table.way.eq('difference of gains')), 'holm')
+    table['holm_p'] = holm(table.p.where(table.way.eq('difference of gains')))
     return with_notes(table, [[n] for n in table.note], confidence=confidence)
 
 # %% ../nbs/evidence/00_statistics.ipynb #28af0ae0
@@ -910,7 +921,7 @@ def sensitivity(runs,
              for row in _of_variant(v, stage, students, confidence)]
     table = pd.DataFrame(table, columns=['variant', *_QUANTITY, 'n', *Estimate._fields])
     families = table.groupby(['variant', 'quantity'], sort=False).p
-    table['holm_p'] = families.transform(lambda p: adjusted(p, 'holm')) if len(table) else np.nan
+    table['holm_p'] = families.transform(holm) if len(table) else np.nan
     table['conclusion'] = [_conclusion(*v) for v in zip(table.ci_low, table.ci_high)]
     number = _row_numbers(table, _QUANTITY)
     first = dict(zip(number[table.variant.eq(metric)], table.conclusion[table.variant.eq(metric)]))

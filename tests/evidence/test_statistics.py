@@ -358,8 +358,8 @@ def test_holm_keeps_the_family_although_the_baseline_is_shared(n):
     b, a = .14*rng.normal(size=(1500, n)), .14*rng.normal(size=(8, 1500, n))
     p = np.array([statistics.contrast([1, -1], *numbers(x/100, b/100)).p for x in a]).T
     holm = 8*p.min(1) <= .05  # the smallest p decides whether any is rejected
-    for v, h in zip(p[:5], holm): assert (statistics.adjusted(v, 'holm') <= .05).any() == h
-    bh = np.mean([(statistics.adjusted(v, 'fdr_bh') <= .05).any() for v in p])
+    for v, h in zip(p[:5], holm): assert (statistics.holm(v) <= .05).any() == h
+    bh = np.mean([(statistics.benjamini_hochberg(v) <= .05).any() for v in p])
     limit = proportion.binom_test_reject_interval(.05, 1500, .001)[1]/1500
     assert holm.mean() <= limit and bh <= limit < np.mean((p <= .05).any(1))
 
