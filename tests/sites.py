@@ -98,7 +98,7 @@ def make_staged(root):
 def make_empty(root):
     "The website without a run; pages that would show runs are executed, the others say nothing."
     copy_repository(root, chapters=False)
-    shown = 'front', 'analysis', 'explorer', 'runs'
+    shown = 'front', 'analysis', 'explorer', 'runs', 'reproduce'
     execute(root, *shown, profiles='demo', results=str(root/'nothing'))
     return make_site(root)
 
