@@ -14,7 +14,7 @@ import numpy as np
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from .basics import (Checked, Count, Fraction, NonNegative, Positive, UserError, atomic,
     checked, one_of, parse_json, results_dir, root)
 from . import config # noqa: F401, all methods are entered after it
@@ -156,6 +156,11 @@ class RecordedTeacher(_Part):
     file: str | None = None              # of weights trained elsewhere; its name alone
     file_sha256: str | None = None
     test_accuracy: Fraction | None = None # of such a teacher, on the student's test images
+
+    @model_validator(mode='after')
+    def _named(self):
+        if self.run_id or self.file_sha256: return self
+        raise UserError('a teacher is named by its run_id, or by the file_sha256 of its weights')
 
 class Weights(_Part):
     "Hashes of the weights that a run left."
