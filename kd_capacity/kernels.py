@@ -75,6 +75,7 @@ def _kernel_environment(env, address):
     paths = filter(None, [str(root()/'workflow'), env.get('JUPYTER_PATH')])
     return {**env, 'KD_KERNELS': str(address), 'JUPYTER_PATH': os.pathsep.join(paths)}
 
+# %% ../nbs/study/05_kernels.ipynb #7ccec267
 _SERVE = '''
 import sys
 from kd_capacity.kernels import serve_kernels

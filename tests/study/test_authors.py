@@ -250,4 +250,4 @@ def test_the_paper_is_here_without_the_archive():
     students = runs[runs.agreement.notna()].set_index('run_id').test_best
     by_class = records.paper_per_class()
     assert by_class['class'].nunique() == 10 and (by_class.groupby('run_id').accuracy.mean() - students).abs().max() < 1e-9
-    assert all((records.root()/'results'/'published'/name).stat().st_size < 1.5e6 for name in ('runs.csv', 'curves.csv'))
+    assert all((ROOT/'results'/'published'/name).stat().st_size < 1.5e6 for name in ('runs.csv', 'curves.csv'))

@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from kd_capacity import fidelity, records, run_files
 from kd_capacity.config import UserError
 from kd_capacity.training import train
@@ -178,7 +179,7 @@ def test_published_figures_are_the_references():
     from conftest import SHARED
     if not (SHARED/'reference').exists(): pytest.skip(f'{SHARED.name}/reference is not beside this checkout')
     for which in 'v1', 'v2':
-        assert (records.root()/'results'/'published'/f'published_{which}.csv').read_text() == (SHARED/'reference'/f'published_{which}.csv').read_text()
+        assert (ROOT/'results'/'published'/f'published_{which}.csv').read_text() == (SHARED/'reference'/f'published_{which}.csv').read_text()
 
 
 def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch):
