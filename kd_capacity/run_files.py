@@ -158,9 +158,9 @@ class RecordedTeacher(_Part):
     test_accuracy: Fraction | None = None # of such a teacher, on the student's test images
 
     @model_validator(mode='after')
-    def _is_a_run_or_a_file(self):
-        if self.run_id or self.file: return self
-        raise ValueError('a teacher is a run or a file, and both are missing')
+    def _named(self):
+        if self.run_id or self.file_sha256: return self
+        raise UserError('a teacher is named by its run_id, or by the file_sha256 of its weights')
 
 class Weights(_Part):
     "Hashes of the weights that a run left."
