@@ -196,6 +196,7 @@ def root() -> Path:
     raise UserError('This needs a clone of the kd_capacity repository, and the package that runs '
                     'was installed without one: call make demo in a clone, then this there.')
 
+# %% ../nbs/method/00_basics.ipynb #5390530f
 @cache
 def shipped(
     place:str, # folder of the clone, such as results/published

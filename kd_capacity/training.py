@@ -585,6 +585,7 @@ def _header(run, caught, started):
             'norms': largest, 'data': images, 'teacher': weights,
             'environment': _surroundings(run, caught)}
 
+# %% ../nbs/method/14_training.ipynb #0ddc5c55
 def _surroundings(run, caught):
     "Where and how a run was trained, and what may keep its bits from coming again."
     messages = [str(w.message) for w in caught]
