@@ -586,6 +586,9 @@ def _header(run, caught, started):
             'environment': _surroundings(run, caught)}
 
 # %% ../nbs/method/14_training.ipynb #0ddc5c55
+#| export
+
+# %% ../nbs/method/14_training.ipynb #7d1e0c28
 def _surroundings(run, caught):
     "Where and how a run was trained, and what may keep its bits from coming again."
     messages = [str(w.message) for w in caught]
