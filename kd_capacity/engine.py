@@ -101,7 +101,8 @@ class Engine:
 
 AS_PUBLISHED = Engine()
 _fast = Engine(channels_last=True, folded=True, cache=True, tf32='all', deterministic=False)
-ENGINES = {'faithful': {'cpu': AS_PUBLISHED, 'cuda': Engine(tf32='convolutions')},
+ENGINES = {'faithful': {'cpu': replace(AS_PUBLISHED, keep_memory=True),
+                        'cuda': Engine(tf32='convolutions')},
            'fast': {'cpu': replace(_fast, keep_memory=True),
                     'cuda': replace(_fast, bfloat16=True, compiled='inductor', fused=True)}}
 

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import torch
 
 from kd_capacity import smoke
 from kd_capacity.basics import UserError
@@ -29,7 +30,6 @@ def test_what_must_not_be_is_said(result):
 
 
 def test_a_run_that_does_not_fit_is_seen(monkeypatch):
-    import torch
     monkeypatch.setattr(smoke, '_total_memory', lambda device: 1000)
     training_set = smoke.synthetic(4, torch.device('cpu'))
     assert smoke.shares(None, None, training_set, 400) == {'1': True, '2': True, '4': False}
@@ -44,3 +44,13 @@ def test_it_is_kept_and_a_file_that_is_none_is_refused(result, tmp_path):
 
 def test_a_device_that_is_not_here_is_refused():
     with pytest.raises(SystemExit, match="device = 'tpu' is not here; allowed: cpu"): smoke.main(device='tpu')
+
+
+def test_memory_that_is_kept_changes_no_bit():
+    from kd_capacity.engine import AS_PUBLISHED, keep_memory
+    spec, images = smoke.benchmark._spec('resnet18', 'resnet34', 'feature', batch=16, width=8), smoke.synthetic(48, torch.device('cpu'))
+    weights = []
+    for keep in True, False:
+        keep_memory(keep)
+        weights.append(smoke.epoch(spec, AS_PUBLISHED, images).weights)
+    assert weights[0] == weights[1]
