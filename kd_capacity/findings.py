@@ -33,7 +33,8 @@ STUDY_NAMES = {PAPER_RUNS: 'the paper’s own runs', AUTHORS: 'the authors’ ar
                'paper-v1': 'our runs of the paper’s first version',
                'paper-v2': 'our runs of the paper’s second version',
                'capacity': 'our capacity study', 'small': 'our small study',
-               'fast': 'our short study', DEMO: 'the demo'}
+               'fast': 'our short study', 'controls': 'our controls',
+               'controls-cifar10': 'our controls on CIFAR-10', DEMO: 'the demo'}
 
 NOT_OURS = PAPER_RUNS, AUTHORS, PRINTED_TABLE
 

@@ -1,6 +1,8 @@
-"""The kernel of a study's notebooks: asks the study's server for one that has its imports done, and lives as long as it does.
+"""The kernel of a study's notebooks: asks the study's server for one that has its imports done,
+and lives as long as it does.
 
-Jupyter starts this in place of ipykernel while a study runs (JUPYTER_PATH leads here); see nbs/study/06_study.ipynb, "Warm kernels".
+Jupyter starts this in place of ipykernel while a study runs (JUPYTER_PATH leads here); see
+nbs/study/05_kernels.ipynb.
 """
 import json
 import os
@@ -11,10 +13,12 @@ import sys
 server = socket.socket(socket.AF_UNIX)
 try:
     server.connect(os.environ['KD_KERNELS'])
-    server.sendall(json.dumps({'file': sys.argv[1], 'cwd': os.getcwd(), 'env': dict(os.environ)}).encode() + b'\n')
+    request = {'file': sys.argv[1], 'cwd': os.getcwd(), 'env': dict(os.environ)}
+    server.sendall(json.dumps(request).encode() + b'\n')
     kernel = int(server.makefile().readline())
 except (OSError, ValueError) as e:
-    sys.exit(f'The kernel server of the study is gone ({e}); see snakemake.log in its results folder, then give the command that started the study again.')
+    sys.exit(f'The kernel server of the study is gone ({e}); see snakemake.log in its results '
+             'folder, then give the command that started the study again.')
 for number in signal.SIGINT, signal.SIGTERM: signal.signal(number, lambda n, _: os.kill(kernel, n))
 server.settimeout(1)
 parent = os.getppid()
