@@ -1,4 +1,5 @@
 """Any checkpoint judged: a run or a file, on its own images or others, by hand and by papermill."""
+import shutil
 import subprocess
 import sys
 
@@ -17,10 +18,11 @@ from kd_capacity.training import train
 
 
 @pytest.fixture(scope='module')
-def judged(trained_teacher):
+def judged(trained_teacher, tmp_path_factory):
     "(results, teacher's spec, student's spec) of two small runs."
     from kd_capacity.profiles import run_spec
-    results, teacher = trained_teacher
+    results, teacher = tmp_path_factory.mktemp('judged')/'results', trained_teacher[1]
+    shutil.copytree(trained_teacher[0], results)
     student = run_spec('demo', 'student', teacher='resnet34', student='resnet18', method='logit', width=4,
                        epochs=2, teacher_run=teacher.run_id)
     train(student, results)

@@ -132,7 +132,7 @@ def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):
     assert fast.run_id != spec.run_id
     with pytest.raises(UserError, match='engine'): spec.replace(engine='quick')
     env = [train(s, tmp_path)['environment'] for s in (spec, fast)]
-    assert env[0]['deterministic'] and env[0]['engine'] == vars(Engine())
+    assert env[0]['deterministic'] and env[0]['engine'] == vars(engine_for('faithful', torch.device('cpu')))
     assert not env[1]['deterministic'] and env[1]['engine']['channels_last']
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import SHARED
+from conftest import ROOT, SHARED
 from made_up import write
 from sites import copy_repository, execute, keep_pages, make_site, notebook
 
@@ -151,7 +151,7 @@ def test_command_makes_the_run(data):
 
 
 def test_paper_has_curves_of_two_accuracies_and_neither_page_nor_command(data):
-    published = records.root()/'results'/'published'
+    published = ROOT/'results'/'published'
     curves = pd.read_csv(published/'curves.csv').groupby('run_id')
     runs = pd.read_csv(published/'runs.csv').to_dict('records')
     by_id = {r['id']: r for r in data['runs']}
