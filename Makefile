@@ -82,8 +82,11 @@ hooks: ## saving a notebook in JupyterLab makes no diff of outputs: git filters 
 # --- report: what changed is executed again, then Quarto or pandoc makes the site of it
 EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
 
+# not called MAKE, so that `make -n report` starts nothing
+AGAIN = $(MAKE) --no-print-directory
+
 report: $(READY) runs-$(RUNS) ## the site of one or more profiles: make report PROFILE="demo fast", or RUNS=authors AUTHORS_ZIP=…
-	@OMP_NUM_THREADS=$(THREADS) python -m kd_capacity.study warm $(MAKE) --no-print-directory -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
+	@OMP_NUM_THREADS=$(THREADS) python -m kd_capacity.study warm $(AGAIN) -j$(JOBS) _site/index.html PROFILE="$(if $(filter authors,$(RUNS)),authors,$(PROFILE))"
 
 serve: ## the site at http://localhost:8000, where its search works
 	@test -e _site/index.html || { echo "There is no _site/: make report builds it." >&2; exit 1; }

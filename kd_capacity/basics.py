@@ -110,6 +110,9 @@ def _schema_at(schema, location):
     return schema
 
 # %% ../nbs/method/00_basics.ipynb #c16fb94d
+@cache
+def _json_schema(model): return model.model_json_schema() # 20 ms for a record
+
 def error_text(error: ValidationError, # of pydantic
                model,                  # class of `Checked` that refused the input
               ) -> str:
@@ -122,13 +125,13 @@ def error_text(error: ValidationError, # of pydantic
     if kind == 'extra_forbidden':
         keys = ', '.join(map(repr, _keys_beside(model, location)))
         return f'key {place!r} is not known; allowed: {keys}.'
-    schema = _schema_at(model.model_json_schema(), location)
+    schema = _schema_at(_json_schema(model), location)
     allowed = allowed_text(schema) if schema else first['msg']
     return f'{place or "the value"} = {brief(first["input"])} is not valid; allowed: {allowed}.'
 
 def _keys_beside(model, location):
     "The keys that are known where an unknown one was found."
-    schema = model.model_json_schema()
+    schema = _json_schema(model)
     holder = _schema_at(schema, location[:-1]) if len(location) > 1 else schema
     if '$ref' in holder: holder = schema['$defs'][holder['$ref'].rpartition('/')[2]]
     return sorted(holder.get('properties', {}))

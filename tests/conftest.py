@@ -131,7 +131,10 @@ def no_page_is_kept():
 
 
 # Files that take longest come first, so that no process is left alone with one at the end.
-LONG = 'test_report.py', 'test_mutations.py', 'test_experiments.py', 'test_readme.py', 'test_browser.py', 'test_study.py', 'test_resume.py', 'test_engine.py', 'test_explorer.py'
+# One of those that need the website goes first: the others would wait for what it makes.
+LONG = [f'test_{name}.py' for name in (
+    'browser study readme claims resume mutations engine nbdev pages one_cell wheel newcomer '
+    'explorer report site_build quarto run_pages').split()]
 
 
 def pytest_collection_modifyitems(items):

@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 import sklearn.datasets
 import torch
+import torch._dynamo
 import torchvision
 
 

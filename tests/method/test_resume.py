@@ -25,9 +25,9 @@ def threads():
     torch.set_num_threads(before)
 
 
-# forkserver: torch is imported once, each run is a process that can be killed
+# forkserver: torch and what it imports when a network is measured are imported once, each run is a process that can be killed
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['kd_capacity.training'])
+processes.set_forkserver_preload(['kd_capacity.training', 'torch._dynamo'])
 
 
 def _train(spec, results, log=None):
