@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from conftest import SHARED, SMALL
-from kd_capacity import checkpoint, data, fidelity, models, run_files, training
+from kd_capacity import checkpoint, clipping, data, fidelity, models, run_files, training
 from kd_capacity.basics import UserError
 from kd_capacity.calls import notebook_spec
 from kd_capacity.engine import torch_switches
@@ -400,3 +400,21 @@ def test_a_notebook_says_that_a_run_was_read_and_not_trained(tmp_path, shown):
     assert training.train_in_notebook(baseline(epochs=1), tmp_path) == record
     assert re.fullmatch(r'read from its record of \d{4}-\d\d-\d\d \d\d:\d\d UTC; nothing was trained', shown[-1])
     assert record['finished'].startswith(shown[-1].split(' of ')[1].split(' UTC')[0].replace(' ', 'T'))
+
+
+def test_logits_that_cannot_be_stored_end_in_a_failed_record(tmp_path, monkeypatch):
+    spec = baseline().replace(epochs=1)
+    monkeypatch.setattr(training._Run, 'evaluate', lambda run, images, labels: 1e6*np.ones((len(labels), 10), np.float32))
+    with pytest.raises(RunFailed, match='a logit of a test image is not finite, or above 65504'): train(spec, tmp_path)
+    record = run_files.read_record(spec.run_id, tmp_path)
+    assert record['status'] == 'failed' and len(run_files.history(spec.run_id, tmp_path)) == 1
+    assert not (run_files.run_folder(spec.run_id, tmp_path)/'logits.npz').exists()
+
+
+def test_a_gradient_that_overflows_ends_in_a_failed_record(tmp_path, monkeypatch):
+    spec = baseline(epochs=1)
+    infinite = lambda *_: clipping.Norms(*torch.full((3,), float('inf')))
+    monkeypatch.setattr(training, 'clip_gradients', infinite)
+    monkeypatch.setattr(training._Run, 'evaluate', lambda run, images, labels: np.full((len(labels), 10), np.nan, np.float32))
+    with pytest.raises(RunFailed, match='not finite'): train(spec, tmp_path)
+    assert run_files.read_record(spec.run_id, tmp_path)['norms']['student_max'] is None
