@@ -2,8 +2,6 @@
 import io
 import json
 import struct
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -163,11 +161,6 @@ def test_command_line(small, tmp_path, capsys):
     assert records.main('import', str(small), results=str(tmp_path/'r')) is None
     assert '16 runs imported, 13 distinct trainings' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='there is no such file'): records.main('import', str(tmp_path/'no.zip'), results=str(tmp_path/'r'))
-    call = lambda *given: subprocess.run([sys.executable, '-m', 'kd_capacity.records', *given], capture_output=True, text=True)
-    assert '16 runs imported' in call('import', str(small), '--results', str(tmp_path/'again')).stdout
-    shown, missing = call('--help'), call('import', str(tmp_path/'no.zip'))
-    assert 'the archive that the authors publish' in shown.stdout and shown.returncode == 0
-    assert missing.returncode == 1 and 'there is no such file' in missing.stderr and 'Traceback' not in missing.stderr
 
 
 # --- the authors' own archive: read from ../shared, skipped where that is not beside the checkout
