@@ -205,13 +205,14 @@ def headed(report, finding, studies=None):
     "The finding of the first study as the heading; then the rest of it, and the other findings."
     studies = report.studies if studies is None else studies
     if not studies: return
-    said = {s.name: finding(s) for s in studies}
+    sentences = {s.name: finding(s) for s in studies}
     first, *others = studies
     others = [s for s in others if is_evidence(s.name)]
-    heading, rest = _heading(said[first.name], first, len(studies) == 1)
+    alone = len(report.studies) == 1
+    heading, rest = _heading(sentences[first.name], first, alone)
     yield heading
     if rest: yield Sentence(first.words, capital(rest))
-    yield from (Sentence(s.words, said[s.name]) for s in others)
+    yield from (Sentence(s.words, sentences[s.name]) for s in others)
 
 def _folded_tables(study, blocks):
     for block in blocks:

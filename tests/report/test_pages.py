@@ -97,7 +97,7 @@ def test_a_page_computes_nothing(path):
 def test_without_runs_results_say_so(results):
     r = report('published demo', results/'nothing')
     blocks = list(sections.gains_section(r))
-    assert blocks[0].markdown == '## No gain can be computed yet'
+    assert blocks[0].markdown == '## No gain can be computed yet in the demo'
     rows = rows_of(blocks, 'Gain, pp')
     assert {row['Accuracy, %'] for row in rows} == {'not run'}
     assert [row['paper v1'] for row in rows] == ['+0.21', '+0.08', '+0.00', '+0.18', '+0.21', '+0.30']
