@@ -8,7 +8,7 @@ __all__ = ['NORM_GROUPS', 'LARGEST_LOGIT', 'train_step', 'make_optimizer', 'RunF
            'train_in_notebook']
 
 # %% ../nbs/method/14_training.ipynb #6820d7aa
-import json, math, os, platform, signal, threading, time
+import json, os, platform, signal, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -563,7 +563,7 @@ def _finish(run, results, caught, started):
     last = run.evaluate(d.test_images, d.test_labels)
     run.model.load_state_dict(run.best['weights'])
     best = run.evaluate(d.test_images, d.test_labels)
-    if not max(np.abs(best).max(), np.abs(last).max()) <= LARGEST_LOGIT: # NaN included
+    if not np.abs([best, last]).max() <= LARGEST_LOGIT: # NaN included
         return _failed(run, 'a logit of a test image is not finite, or above '
                        f'{LARGEST_LOGIT:.0f}', results, caught, started)
     hashes = {'best_sha256': checkpoint.weights_sha256(run.best['weights']),
@@ -581,8 +581,8 @@ def _finish(run, results, caught, started):
 # %% ../nbs/method/14_training.ipynb #0ddc5c54
 def _largest(norms):
     "The largest of the norms; None where there is none, or where it is no number that JSON has."
-    largest = max(norms, default=math.inf)
-    return largest if math.isfinite(largest) else None
+    norms = np.array([*norms]) # whose maximum is NaN where one of them is
+    return float(norms.max()) if norms.size and np.isfinite(norms.max()) else None
 
 def _header(run, caught, started):
     "What every record says, complete or failed."

@@ -402,9 +402,14 @@ def test_a_notebook_says_that_a_run_was_read_and_not_trained(tmp_path, shown):
     assert record['finished'].startswith(shown[-1].split(' of ')[1].split(' UTC')[0].replace(' ', 'T'))
 
 
-def test_logits_that_cannot_be_stored_end_in_a_failed_record(tmp_path, monkeypatch):
-    spec = baseline().replace(epochs=1)
-    monkeypatch.setattr(training._Run, 'evaluate', lambda run, images, labels: 1e6*np.ones((len(labels), 10), np.float32))
+@pytest.mark.parametrize('factors', [(1e6, 1.), (1., 1e6), (float('nan'), 1.), (1., float('nan'))])
+def test_logits_that_cannot_be_stored_end_in_a_failed_record(factors, tmp_path, monkeypatch):
+    "Those of the last weights, and of the best, on the test images."
+    spec, left = baseline(protocol='v2', validation_size=150, epochs=1), list(factors)
+    def evaluate(run, images, labels):
+        factor = left.pop(0) if images is run.data.test_images else 1.
+        return np.full((len(labels), 10), factor, np.float32)
+    monkeypatch.setattr(training._Run, 'evaluate', evaluate)
     with pytest.raises(RunFailed, match='a logit of a test image is not finite, or above 65504'): train(spec, tmp_path)
     record = run_files.read_record(spec.run_id, tmp_path)
     assert record['status'] == 'failed' and len(run_files.history(spec.run_id, tmp_path)) == 1
