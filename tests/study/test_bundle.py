@@ -8,26 +8,13 @@ import zipfile
 
 import pytest
 
+from made_up import tiny_profile
+
 from kd_capacity import bundle
 from kd_capacity.basics import UserError
 from kd_capacity.profiles import study_runs
 from kd_capacity.run_files import run_folder
 from kd_capacity.training import train
-
-TINY = '''description = "for tests"
-pairs = [["resnet34", "resnet18"]]
-methods = ["feature"]
-seeds = [0]
-teacher_epochs = 1
-[run]
-data = "digits"
-width = 2
-epochs = 2
-protocol = "v2"
-validation_size = 150
-padding = 1
-flip = false
-'''
 
 
 class Taken(Exception): pass
@@ -40,7 +27,7 @@ def taken(spec, history): raise Taken  # the machine is gone after an epoch
 def study(tmp_path, monkeypatch):
     "(results, specs): a teacher that is trained, a student that is begun."
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'tiny.toml').write_text(TINY)
+    (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(2))
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     specs = {spec.role: spec for spec in study_runs('tiny')}
     train(specs['teacher'], tmp_path/'here')

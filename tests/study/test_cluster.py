@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from made_up import tiny_profile
+
 from kd_capacity import study
 from kd_capacity.basics import UserError
 from kd_capacity.cluster import request
@@ -18,21 +20,6 @@ from kd_capacity.config import run_spec
 from kd_capacity.profiles import study_runs
 from kd_capacity.run_files import read_record, run_folder
 from kd_capacity.training import RunStopped, train
-
-TINY = '''description = "for tests"
-pairs = [["resnet34", "resnet18"]]
-methods = ["feature"]
-seeds = [0]
-teacher_epochs = 40
-[run]
-data = "digits"
-width = 2
-epochs = 40
-protocol = "v2"
-validation_size = 150
-padding = 1
-flip = false
-'''
 
 
 def test_a_cluster_is_asked_for_what_a_run_needs():
@@ -58,6 +45,7 @@ def test_an_executor_that_is_missing_and_a_limit_that_cannot_be_kept_are_refused
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_that_is_told_to_end_loses_no_finished_epoch_and_ends_with_the_same_bits(number, tmp_path):
     spec = run_spec('demo', 'baseline', student='resnet18').replace(width=4, epochs=2)
+    before = signal.getsignal(number)
     def end(spec, history): os.kill(os.getpid(), number)
     with pytest.raises(RunStopped, match=f'ended by {number.name}'): train(spec, tmp_path/'a', progress=end)
     folder = run_folder(spec.run_id, tmp_path/'a')
@@ -66,7 +54,7 @@ def test_a_run_that_is_told_to_end_loses_no_finished_epoch_and_ends_with_the_sam
     again = train(spec, tmp_path/'a', progress=lambda spec, history: epochs.append(history[-1]['epoch']))
     assert epochs == [2]
     assert again['weights'] == train(spec, tmp_path/'b')['weights']
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
 
 
 # --- a real Slurm: `make slurm-test`
@@ -150,7 +138,7 @@ def running_job(): return subprocess.run(['squeue', '-h', '-t', 'R', '-o', '%i']
 def test_a_study_through_slurm_is_that_of_this_machine(slurm, tmp_path, monkeypatch):
     "Two jobs are cancelled in the middle, the node's daemon is started anew; the weights are the same, bit for bit."
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'tiny.toml').write_text(TINY)
+    (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(40))
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     here, there, specs = tmp_path/'here', tmp_path/'there', study_runs('tiny')
     options = ('--slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --latency-wait 5 '

@@ -1,6 +1,7 @@
 """The study: its graph, what is selected, what it costs, and Snakemake walking it."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,27 +10,11 @@ import pandas as pd
 import pytest
 
 from conftest import ROOT
-from made_up import write
+from made_up import tiny_profile, write
 
 from kd_capacity import records, study
 from kd_capacity.basics import UserError
 from kd_capacity.profiles import DistilledCell, profile, study_runs
-
-TINY = '''description = "for tests"
-pairs = [["resnet34", "resnet18"]]
-methods = ["feature"]
-seeds = [0]
-teacher_epochs = 1
-selection = { seed = 0, grid = { alpha = [0.3, 0.7] } }
-[run]
-data = "digits"
-width = 2
-epochs = 1
-protocol = "v2"
-validation_size = 150
-padding = 1
-flip = false
-'''
 
 
 def made(name, **columns):
@@ -81,7 +66,7 @@ def test_a_dead_process_does_not_count_as_running(tmp_path):
 
 def test_a_finished_study_needs_no_images_to_say_so(tmp_path, monkeypatch):
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'mine.toml').write_text(TINY.replace('"digits"', '"image_folder"').replace('selection', '# selection'))
+    (tmp_path/'profiles'/'mine.toml').write_text(tiny_profile(data='image_folder'))
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     monkeypatch.delenv('KD_IMAGE_FOLDER', raising=False)
     specs = study_runs('mine')
@@ -93,7 +78,10 @@ def test_a_finished_study_needs_no_images_to_say_so(tmp_path, monkeypatch):
 
 def refusal(*given, **more):
     "What `python -m kd_capacity.study` says when it refuses; --help and a real process are tried in tests/test_help.py."
-    with pytest.raises(SystemExit) as e: study.main(*given, **more)
+    before = signal.getsignal(signal.SIGTERM) # a command handles it, until its process ends
+    try:
+        with pytest.raises(SystemExit) as e: study.main(*given, **more)
+    finally: signal.signal(signal.SIGTERM, before)
     assert '\n' not in e.value.code
     return e.value.code
 
@@ -104,7 +92,7 @@ def test_make_plan_and_a_bad_profile(): assert "Did you mean 'paper-v2'?" in ref
 def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'tiny.toml').write_text(TINY)
+    (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(selection=True))
     results = tmp_path/'results'
     baseline = next(s for s in study_runs('tiny') if s.role == 'baseline')
     hot = baseline.replace(lr=1e30, clipping='none')  # a record of a failed run, under the id of a run of the study
@@ -139,22 +127,22 @@ def call(*given, **env):
     return subprocess.run([sys.executable, '-m', 'kd_capacity.study', *map(str, given)], capture_output=True, text=True, env={**os.environ, **env})
 
 
-def tiny(tmp_path, monkeypatch, text=TINY):
+def tiny(tmp_path, monkeypatch, **settings):
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'tiny.toml').write_text(text)
+    (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(**settings))
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     return tmp_path/'results'
 
 
 def test_without_images_nothing_is_started_and_the_reason_is_said(tmp_path, monkeypatch, capsys):
-    results = tiny(tmp_path, monkeypatch, TINY.replace('"digits"', '"image_folder"'))
+    results = tiny(tmp_path, monkeypatch, data='image_folder', selection=True)
     monkeypatch.setenv('KD_IMAGE_FOLDER', str(tmp_path/'none'))
     assert str(tmp_path/'none') in refusal('run', 'tiny', results=str(results))
     assert capsys.readouterr().out == '' and not list(tmp_path.rglob('papermill.log'))
 
 
 def test_a_teacher_that_came_without_its_weights_is_named_before_its_students_start(tmp_path, monkeypatch):
-    results = tiny(tmp_path, monkeypatch, TINY.replace('selection', '# selection'))
+    results = tiny(tmp_path, monkeypatch)
     teacher = next(s for s in study_runs('tiny') if s.role == 'teacher')
     write([teacher], results)
     with pytest.raises(UserError, match='has a record and no weights.pt'): study.preflight('tiny', results)
@@ -170,7 +158,7 @@ def test_a_full_disk_is_said_before_the_first_run(tmp_path, monkeypatch):
 
 
 def test_a_run_that_could_not_start_says_why_last(tmp_path, monkeypatch, capsys):
-    results = tiny(tmp_path, monkeypatch)
+    results = tiny(tmp_path, monkeypatch, selection=True)
     folder = records.run_folder(next(iter(study.runs_of('tiny', results))), results)
     folder.mkdir(parents=True)
     (folder/'papermill.log').write_text('…\nUserError: CIFAR-10 is not complete in /x.\n')
@@ -236,7 +224,7 @@ def test_without_gpus_the_runs_are_not_wrapped(monkeypatch):
 # --- limited time
 
 def test_a_study_stops_in_time_and_leaves_nothing_running(tmp_path, monkeypatch):
-    results = tiny(tmp_path, monkeypatch, TINY.replace('epochs = 1\n', 'epochs = 20000\n').replace('selection', '# selection'))
+    results = tiny(tmp_path, monkeypatch, epochs=20000)
     done = call('run', 'tiny', '--results', results, '--limit', '10s')
     assert done.returncode == 0, done.stderr
     assert 'The time is up; ' in done.stdout and 'runs are left' in done.stdout
