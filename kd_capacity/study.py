@@ -166,6 +166,9 @@ def _on_cluster(name, results, jobs, executor, speed):
     return ['--executor', executor, '--jobs', str(jobs), *own, *grouping(together)]
 
 # %% ../nbs/study/06_study.ipynb #c1057e21
+# the run of the highest priority first, whatever the sizes of files
+_IN_ORDER = '--scheduler', 'greedy', '--scheduler-greedy-omit-prioritize-by-temp-and-input'
+
 def snakemake_command(
     name:str,          # of a profile
     results,           # results folder
@@ -182,8 +185,8 @@ def snakemake_command(
     choices = {'profile': name, 'results': results, 'gpus': ','.join(slots.gpus) or 'none',
                'share': slots.share, 'speed': 0 if here else speed}
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(root()/'workflow'/'Snakefile'),
-            '--directory', str(root()), *where, '--keep-going', '--rerun-incomplete', '--nolock',
-            '--rerun-triggers', 'mtime', '--quiet', 'all', *more,
+            '--directory', str(root()), *where, *_IN_ORDER, '--keep-going', '--rerun-incomplete',
+            '--nolock', '--rerun-triggers', 'mtime', '--quiet', 'all', *more,
             '--config', *(f'{key}={value}' for key, value in choices.items())]
 
 # %% ../nbs/study/06_study.ipynb #c63c49f2

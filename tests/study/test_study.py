@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -119,6 +120,34 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
     after = {p: p.stat().st_mtime_ns for p in results.glob('**/record.json')}
     assert len(after) == 5 and all(after[p] == t for p, t in before.items())
     assert (records.run_folder(baseline.run_id, results)/'run.ipynb').exists()
+
+
+# --- the order of starts
+
+def stand_in(folder, does):
+    "A `papermill` that comes before the real one: it is told the executed notebook, as snakemake gives it."
+    folder.mkdir()
+    (folder/'papermill').write_text(f'#!{sys.executable}\nimport os, sys, pathlib\nnotebook = pathlib.Path(sys.argv[2])\n{does}\n')
+    (folder/'papermill').chmod(0o755)
+    return {**os.environ, 'PATH': f'{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+
+
+def test_teachers_come_first_then_seed_by_seed(tmp_path, monkeypatch):
+    results = tiny(tmp_path, monkeypatch)
+    text = tiny_profile().replace('seeds = [0]', 'seeds = [1, 0]\nteacher_seeds = [0, 1]\nstem_ablation = [{ arch = "resnet18", seeds = [0, 1] }]')
+    (tmp_path/'profiles'/'tiny.toml').write_text(text.replace('[["resnet34", "resnet18"]]', '[["resnet34", "resnet18"], ["resnet50", "resnet18"]]'))
+    log = tmp_path/'order'
+    env = stand_in(tmp_path/'bin', f'open({str(log)!r}, "a").write(f"{{notebook.parent.relative_to({str(results)!r})}}\\n"); notebook.touch()')
+    subprocess.run(study.snakemake_command('tiny', results, 1), env=env, check=True, capture_output=True)
+    specs = study.runs_of('tiny', results)
+    started = [specs[run_id] for run_id in log.read_text().split()]
+    assert len(started) == len(specs) == 12
+    kinds = [(s.stage, s.seed) for s in started]
+    assert kinds[:2] == [('teacher', 0)]*2
+    for seed, place in (0, 2), (1, 6):
+        teachers = 2*seed  # nobody waits for those of seed 1
+        assert kinds[place:place + 4 + teachers] == [('teacher', 1)]*teachers + [('final', seed)]*3 + [('stem', seed)]
+        assert started[place + teachers].role == 'baseline'
 
 
 # --- before the first run
