@@ -1,5 +1,6 @@
 """The notebooks are the source: package in step, committed clean."""
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,17 @@ def test_code_fits_into_100_columns(path):
 def test_a_cell_has_30_lines_at_most(path):
     most = 40 if path.name == 'student.ipynb' else 30 # papermill wants all parameters in one cell
     assert not [cell[0] for cell in lines_of_code(path) if len(cell) > most]
+
+
+def prose(path):
+    "The Markdown of a notebook."
+    cells = json.loads(path.read_text())['cells']
+    return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_links_and_tests_that_the_prose_names_are_there(path):
+    links = re.findall(r'\]\((?!\w+:)([^)#\s]+)', prose(path))
+    tests = re.findall(r'\btests/[\w/]+\.py\b', prose(path))
+    assert [link for link in links if not (path.parent/link).exists()] == []
+    assert [name for name in tests if not (ROOT/name).exists()] == []
