@@ -128,6 +128,7 @@ def _runs_made(name, results):
         _made[name, path] = made
     return made
 
+# %% ../nbs/study/02_selection.ipynb #142253b7
 def runs_of(
     name:str,    # of a profile
     results=None # results folder
