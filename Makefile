@@ -46,8 +46,8 @@ test: $(READY) ## every test, every library notebook, notebooks and package in s
 	@python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
-slurm-test: $(READY) ## a small study through a real Slurm on this machine, against the same study without (minutes)
-	@KD_SLURM=1 python -m pytest -n0 -rs tests/study/test_cluster.py
+slurm-test: $(READY) ## the demo through a real Slurm on this machine, against the same study without (minutes)
+	@KD_SLURM=1 python -m pytest -n0 -rs -s tests/study/test_cluster.py
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/
 gpu: $(READY) ## everything that a GPU would show first, in minutes, kept in results/benchmarks/smoke/

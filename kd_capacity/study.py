@@ -133,8 +133,11 @@ def first_step_seconds(
 # %% ../nbs/study/06_study.ipynb #475154e2
 class _Deadline:
     "Ends a study in time: first nothing new is started, then what runs is ended."
-    def __init__(self, seconds):
-        self.end = time.monotonic() + seconds
+    def __init__(self,
+        seconds:float,
+        here:bool=True # whether the runs are on this machine
+    ):
+        self.end, self.here = time.monotonic() + seconds, here
         self.closing, self.over = False, False
 
     def check(self, process, study):
@@ -145,8 +148,12 @@ class _Deadline:
             self.closing = True
         if left <= 0 and not self.over:
             self.over = self.closing = True
-            process.send_signal(signal.SIGTERM)
-            for child in psutil.Process(process.pid).children(recursive=True): _end(child)
+            if self.here: _end_all(process)
+            else: process.send_signal(signal.SIGINT) # Snakemake cancels its jobs
+
+def _end_all(process):
+    process.send_signal(signal.SIGTERM)
+    for child in psutil.Process(process.pid).children(recursive=True): _end(child)
 
 def _end(process):
     try: process.terminate()
@@ -241,8 +248,8 @@ def run_study(
 ) -> int:
     "Run what is missing of a study; its exit status. Ctrl-C stops it; the next call goes on."
     profile(name)
-    _check_executor(executor, limit)
-    deadline = _Deadline(seconds_of(limit)) if limit else None
+    _check_executor(executor)
+    deadline = _Deadline(seconds_of(limit), here=executor == 'local') if limit else None
     results = Path(results or results_dir()).resolve()
     preflight(name, results, jobs)
     study, env = StudyProgress(name, results, jobs), _environment(jobs, results, executor)
@@ -260,12 +267,9 @@ def run_study(
     return status
 
 # %% ../nbs/study/06_study.ipynb #84604583
-def _check_executor(executor, limit):
-    "Refuse an executor that is not installed, and a limit that cannot be kept there."
+def _check_executor(executor):
+    "Refuse an executor that is not installed."
     if executor == 'local': return
-    if limit:
-        raise UserError(f'FOR={limit} goes with a study on this machine; the jobs of a cluster '
-                        'have limits of their own. Leave it out.')
     plugin = f'snakemake_executor_plugin_{executor.replace("-", "_")}'
     if not importlib.util.find_spec(plugin):
         name = plugin.replace('_', '-')

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from made_up import tiny_profile
@@ -37,9 +40,27 @@ def test_the_environment_of_this_machine_is_not_carried_to_a_cluster():
     assert there.get('OMP_NUM_THREADS') == os.environ.get('OMP_NUM_THREADS')
 
 
-def test_an_executor_that_is_missing_and_a_limit_that_cannot_be_kept_are_refused():
+def test_an_executor_that_is_missing_is_refused():
     with pytest.raises(UserError, match='needs snakemake-executor-plugin-nowhere, which is not installed'): study.run_study('demo', executor='nowhere')
-    with pytest.raises(UserError, match='Leave it out'): study.run_study('demo', executor='slurm', limit='5m')
+
+
+@pytest.mark.parametrize('here, signals', [(False, [signal.SIGTERM, signal.SIGINT]), (True, [signal.SIGTERM, signal.SIGTERM])])
+def test_when_time_is_up_a_cluster_is_told_to_submit_no_more_then_to_cancel(here, signals, monkeypatch):
+    sent, ended = [], []
+    process = types.SimpleNamespace(pid=os.getpid(), send_signal=sent.append)
+    monkeypatch.setattr(study, 'first_step_seconds', lambda progress: 60)
+    monkeypatch.setattr(study, '_end', ended.append)
+    deadline, child = study._Deadline(30, here), subprocess.Popen(['sleep', '60'])
+    try:
+        for _ in range(2): deadline.check(process, None)
+        assert sent == signals[:1] and deadline.closing and not deadline.over and not ended
+        deadline.end = 0
+        for _ in range(2): deadline.check(process, None)
+    finally:
+        child.kill()
+        child.wait()
+    assert sent == signals and deadline.over
+    assert (child.pid in [p.pid for p in ended]) == here  # a cluster's jobs are not children of this machine
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
@@ -82,6 +103,8 @@ MinJobAge=300
 KillWait=5
 ReturnToService=2
 MailProg=/bin/true
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/jobs.txt
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES State=UP
@@ -89,7 +112,7 @@ PartitionName=main Nodes=ALL Default=YES State=UP
 CLIENTS = Path('/run/slurm/conf/slurm.conf')  # where Slurm's commands look when nobody tells them; the executor plugin drops SLURM_CONF
 
 
-def start(daemon, folder): subprocess.run([daemon], check=True, env={**os.environ, 'SLURM_CONF': str(folder/'slurm.conf')})
+def start(daemon, folder, *options): subprocess.run([daemon, *options], check=True, env={**os.environ, 'SLURM_CONF': str(folder/'slurm.conf')})
 
 
 def end(pid_file):
@@ -132,39 +155,106 @@ def wait_for(condition, seconds, process):
     return found
 
 
-def running_job(): return subprocess.run(['squeue', '-h', '-t', 'R', '-o', '%i'], capture_output=True, text=True).stdout.split()
+def jobs(): return subprocess.run(['squeue', '-h', '-o', '%i'], capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_a_study_through_slurm_is_that_of_this_machine(slurm, tmp_path, monkeypatch):
-    "Two jobs are cancelled in the middle, the node's daemon is started anew; the weights are the same, bit for bit."
+OPTIONS = ('--slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --latency-wait 5 '
+           '--set-threads student=1 teacher=1 --set-resources student:gpu=0 teacher:gpu=0 student:mem_mb=1000 teacher:mem_mb=1000')
+
+
+def submit(name, results, *more):
+    command = [sys.executable, '-m', 'kd_capacity.study', 'run', name, '--jobs', '4', '--results', str(results), '--executor', 'slurm',
+               '--tflops', '0.01', f'--snakemake_args={OPTIONS}', *more]
+    return subprocess.Popen(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, text=True)
+
+
+def in_the_middle(specs, results):
+    "(folder, process) of a run that has a checkpoint and no record."
+    for spec in specs:
+        folder = run_folder(spec.run_id, results)
+        if not (folder/'checkpoint.pt').exists() or (folder/'record.json').exists(): continue
+        try:
+            process = psutil.Process(json.loads((folder/'owner.json').read_text())['pid'])
+            if process.environ().get('SLURM_JOB_ID'): return folder, process
+        except (FileNotFoundError, ValueError, psutil.Error): continue  # it ends just now
+
+
+def interrupt(specs, results, study_process, how):
+    "End a run in the middle by `how`; its job. A run that was too quick is not counted."
+    while True:
+        folder, run = wait_for(lambda: in_the_middle(specs, results), 300, study_process)
+        try: job = run.environ()['SLURM_JOB_ID']
+        except psutil.Error: continue
+        how(run, job)
+        wait_for(lambda: not run.is_running(), 60, study_process)
+        if (folder/'checkpoint.pt').exists() and not (folder/'record.json').exists(): return job
+
+
+def cancel(run, job): subprocess.run(['scancel', job], check=True)
+
+
+def reboot(folder):
+    "A function that does to Slurm what a reboot of the node does: the daemon and every job are gone, then it is back."
+    def node_fails(run, job):
+        end(folder/'slurmd.pid')
+        for step in [p for p in run.parents() if p.name().startswith('slurmstepd')]:
+            for process in [*step.children(recursive=True), step]: process.kill()
+        start('slurmd', folder, '-b')
+    return node_fails
+
+
+def profile_of(tmp_path, monkeypatch, text):
     (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(40))
+    (tmp_path/'profiles'/'tiny.toml').write_text(text)
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
-    here, there, specs = tmp_path/'here', tmp_path/'there', study_runs('tiny')
-    options = ('--slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 2 --latency-wait 5 '
-               '--set-threads student=1 teacher=1 --set-resources student:gpu=0 teacher:gpu=0 student:mem_mb=1000 teacher:mem_mb=1000')
-    command = [sys.executable, '-m', 'kd_capacity.study', 'run', 'tiny', '--jobs', '4', '--results', str(there), '--executor', 'slurm',
-               '--tflops', '0.01', f'--snakemake_args={options}']
-    process = subprocess.Popen(command, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    cancelled = []
+    return 'tiny'
+
+
+def figures_of_jobs(slurm, records):
+    "How many jobs there were, and seconds of a job that are not training, for each of its runs."
+    rows = [dict(part.split('=', 1) for part in line.split() if '=' in part) for line in (slurm/'jobs.txt').read_text().splitlines()]
+    times = [[datetime.fromisoformat(row[key]) for key in ('StartTime', 'EndTime')] for row in rows if row['JobState'] == 'COMPLETED']
+    seconds = sum((b - a).total_seconds() for a, b in times)
+    return len(rows), (seconds - sum(r['seconds'] for r in records))/len(records)
+
+
+@pytest.mark.parametrize('name', ['tiny', 'demo'])
+def test_a_study_through_slurm_is_that_of_this_machine(name, slurm, tmp_path, monkeypatch):
+    "Two jobs are cancelled in the middle and the node is restarted in a third; the records are the same, bit for bit."
+    if name == 'tiny': profile_of(tmp_path, monkeypatch, tiny_profile(40))
+    here, there, specs = tmp_path/'here', tmp_path/'there', study_runs(name)
+    students = [s for s in specs if s.role != 'teacher']
+    begin, process = time.monotonic(), submit(name, there)
     try:
-        for spec in specs[:2]:  # the teacher, then the first of the group of students
-            folder = run_folder(spec.run_id, there)
-            wait_for(lambda: (folder/'checkpoint.pt').exists(), 300, process)
-            pid = json.loads((folder/'owner.json').read_text())['pid']
-            subprocess.run(['scancel', *running_job()], check=True)
-            wait_for(lambda: not Path(f'/proc/{pid}').exists(), 60, process)
-            assert not (folder/'record.json').exists() and (folder/'checkpoint.pt').exists()
-            cancelled.append(spec.run_id)
-        wait_for(running_job, 300, process)
-        end(slurm/'slurmd.pid')
-        start('slurmd', slurm)
-        assert process.wait(900) == 0
+        cancelled = [interrupt(some, there, process, cancel) for some in (specs[:1], students)]
+        requeued = interrupt(students, there, process, reboot(slurm))
+        assert process.wait(1800) == 0
     finally:
         process.terminate()  # the study ends Snakemake, which cancels its jobs
         process.wait(60)
-    assert len(cancelled) == 2
-    for spec in specs:
-        train(spec, here)
-        ours, theirs = (read_record(spec.run_id, folder) for folder in (here, there))
-        assert all(ours[part] == theirs[part] for part in ('weights', 'outcome', 'fidelity', 'norms', 'data', 'teacher'))
+    wall = time.monotonic() - begin
+    states = [line.split('JobState=')[1].split()[0] for line in (slurm/'jobs.txt').read_text().splitlines()]
+    assert states.count('CANCELLED') == 2 and len({*cancelled, requeued}) == 3
+    command = [sys.executable, '-m', 'kd_capacity.study', 'run', name, '--jobs', '2', '--results', str(here)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    theirs = [read_record(spec.run_id, there) for spec in specs]
+    for spec, record in zip(specs, theirs, strict=True):
+        ours = read_record(spec.run_id, here)
+        assert all(ours[part] == record[part] for part in ('weights', 'outcome', 'fidelity', 'norms', 'data', 'teacher')), spec.run_id
+    count, around = figures_of_jobs(slurm, theirs)
+    print(f'\n{name}: {len(specs)} runs in {count} jobs, {wall:.0f} s; {around:.1f} s around the training of a run')
+
+
+def test_a_study_on_a_cluster_stops_in_time_and_leaves_no_job(slurm, tmp_path, monkeypatch):
+    name = profile_of(tmp_path, monkeypatch, tiny_profile(20_000))
+    process = submit(name, tmp_path/'there', '--limit', '45s')
+    try:
+        wait_for(jobs, 120, process)
+        out, _ = process.communicate(timeout=300)
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert process.returncode == 0 and 'The time is up; 3 runs are left' in out
+    wait_for(lambda: not jobs(), 60, types.SimpleNamespace(poll=lambda: None))
+    states = {study.state_of(spec.run_id, tmp_path/'there') for spec in study_runs(name)}
+    assert states <= {'to do', 'begun'}
