@@ -182,11 +182,11 @@ def in_the_middle(specs, results):
 def interrupt(specs, results, study_process, how):
     "End a run in the middle by `how`; its job. A run that was too quick is not counted."
     while True:
-        folder, run = wait_for(lambda: in_the_middle(specs, results), 300, study_process)
+        folder, run = wait_for(lambda: in_the_middle(specs, results), 1800, study_process)
         try: job = run.environ()['SLURM_JOB_ID']
         except psutil.Error: continue
         how(run, job)
-        wait_for(lambda: not run.is_running(), 60, study_process)
+        wait_for(lambda: not run.is_running(), 300, study_process)
         if (folder/'checkpoint.pt').exists() and not (folder/'record.json').exists(): return job
 
 
@@ -228,10 +228,10 @@ def test_a_study_through_slurm_is_that_of_this_machine(name, slurm, tmp_path, mo
     try:
         cancelled = [interrupt(some, there, process, cancel) for some in (specs[:1], students)]
         requeued = interrupt(students, there, process, reboot(slurm))
-        assert process.wait(1800) == 0
+        assert process.wait(7200) == 0
     finally:
         process.terminate()  # the study ends Snakemake, which cancels its jobs
-        process.wait(60)
+        process.wait(300)
     wall = time.monotonic() - begin
     states = [line.split('JobState=')[1].split()[0] for line in (slurm/'jobs.txt').read_text().splitlines()]
     assert states.count('CANCELLED') == 2 and len({*cancelled, requeued}) == 3
@@ -249,11 +249,11 @@ def test_a_study_on_a_cluster_stops_in_time_and_leaves_no_job(slurm, tmp_path, m
     name = profile_of(tmp_path, monkeypatch, tiny_profile(20_000))
     process = submit(name, tmp_path/'there', '--limit', '45s')
     try:
-        wait_for(jobs, 120, process)
-        out, _ = process.communicate(timeout=300)
+        wait_for(jobs, 600, process)
+        out, _ = process.communicate(timeout=900)
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
     assert process.returncode == 0 and 'The time is up; 3 runs are left' in out
     wait_for(lambda: not jobs(), 60, types.SimpleNamespace(poll=lambda: None))
     states = {study.state_of(spec.run_id, tmp_path/'there') for spec in study_runs(name)}
