@@ -493,6 +493,16 @@ def norms_section(report):
     yield from for_each(report, _norm_blocks, report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #ed912b05
+def _runs_without_page(report):
+    "What is said of studies with more runs than have a page."
+    beyond = run_pages.runs_below([s.name for s in report.with_runs], report.results).beyond
+    for s in report.with_runs:
+        if s.name not in beyond: continue
+        all_ = run_pages.MOST_PAGES + beyond[s.name]
+        yield Sentence(s.words, f'{run_pages.MOST_PAGES} of {all_:,} runs with a record have a '
+                       'page of their own: those that failed first, then seed by seed. The '
+                       f'records of all are in the folder {s.name} of the results')
+
 def runs_section(report):
     "The table of every run, with what there is of each status."
     names = [s.name for s in report.with_runs]
@@ -500,6 +510,7 @@ def runs_section(report):
     kinds = findings.status_finding(listing.Status)
     whose = studies_in_words(report.with_runs)
     yield Text(f'{as_markdown(kinds)}: {len(listing)} runs of {as_markdown(whose)}.')
+    yield from _runs_without_page(report)
     yield Html(run_pages.search_table(listing))
 
 def explorer_section(report):

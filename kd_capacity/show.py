@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRINTED', 'studies', 'called', 'say', 'table', 'details', 'badges', 'page_folder', 'run_address', 'svg', 'figure',
-           'theme_file']
+           'theme_file', 'as_json']
 
 # %% ../nbs/site/00_show.ipynb #56da2662
-import io, re
+import io, json, math, re
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt, numpy as np
 from IPython.display import HTML, Markdown, display
 from . import config, tables
 from .config import UserError, root
@@ -107,3 +107,18 @@ def figure(drawn,   # matplotlib axes or figure
 def theme_file(name):
     "The text of a file in theme/."
     return (root()/'theme'/name).read_text(encoding='utf-8').strip()
+
+# %% ../nbs/site/00_show.ipynb #e1827714
+def _plain(v):
+    "As JSON knows it: NaN and infinity become null."
+    if isinstance(v, dict): return {k: _plain(x) for k, x in v.items()}
+    if isinstance(v, list | tuple): return [_plain(x) for x in v]
+    v = v.item() if isinstance(v, np.generic) else v
+    return None if isinstance(v, float) and not math.isfinite(v) else v
+
+_unsafe = {ord(c): f'\\u{ord(c):04x}' for c in '<>&\u2028\u2029'}
+
+def as_json(value):
+    "JSON that may stand in a script element."
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(',', ':'))
+    return text.translate(_unsafe)

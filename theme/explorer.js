@@ -108,7 +108,9 @@
       make('thead', {}, make('tr', {}, ...head.map((h, i) => make('th', {scope: 'col', className: (measured[i - 2] || [])[0] === chosen.metric ? 'metric' : ''}, h)))),
       make('tbody', {}, ...cell.runs_are.map(row)))
     table.addEventListener('change', e => { wanted = {...chosen, run: e.target.value}; show(true) })
-    at('.runs').replaceChildren(make('div', {className: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Runs'}, table))
+    const few = cell.runs_are.length < cell.all && make('p', {className: 'soft'}, `The first ${cell.runs_are.length} of ${cell.all} runs, by seed, are listed and drawn; the numbers above are of all. `,
+      make('a', {href: 'runs.html'}, 'Runs'), ' lists every one.')
+    at('.runs').replaceChildren(...[few].filter(Boolean), make('div', {className: 'scroll', tabIndex: 0, role: 'region', 'aria-label': 'Runs'}, table))
   }
   function markRun() {
     for (const input of root.querySelectorAll('.runs input')) input.closest('tr').classList.toggle('chosen', input.checked = input.value === chosen.run)
@@ -197,7 +199,8 @@
     const words = name ? data.curves.find(([n]) => n === name)[1] : ''
     draw('.lines', 'curves', values, `${words} over the epochs; at the last: ${lines.map(r => `${who(r)}: ${last(r)}`).join('; ')}`)
     const count = c => c.runs_are.filter(r => r.curves[name]).length
-    const entry = c => make('span', {}, make('i', {style: `background:${colourOf(c.method)}`}), `${c.name}, ${count(c)} ${count(c) === 1 ? 'run' : 'runs'}`)
+    const amount = c => c.runs_are.length < c.all ? `${count(c)} of ${c.all} runs` : `${count(c)} ${count(c) === 1 ? 'run' : 'runs'}`
+    const entry = c => make('span', {}, make('i', {style: `background:${colourOf(c.method)}`}), `${c.name}, ${amount(c)}`)
     at('.legend').replaceChildren(...(lines.length ? [cell, base].filter(c => c && count(c)).map(entry) : [make('span', {className: 'soft'}, 'No run has curves.')]))
     at('.over').hidden = !lines.length
   }

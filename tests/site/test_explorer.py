@@ -271,6 +271,24 @@ def test_choosing_shows_the_gains_of_tables(visit, demo, results, metric):
         assert rows.count() == g['n'] and page.locator('.gains svg').count() == 1 and page.locator('.lines svg').count() == 1
 
 
+def test_of_a_large_cell_the_first_runs_are_listed_and_the_page_says_so(visit, tmp_path, monkeypatch):
+    specs = [s for s in config.study_runs('demo') if s.stage in ('final', 'teacher') and 'resnet34' not in (s.teacher, s.student)]
+    write(specs, tmp_path)
+    whole = explorer.data(['demo'], tmp_path)
+    monkeypatch.setattr(explorer, 'MOST_OF_CELL', 2)
+    few = explorer.data(['demo'], tmp_path)
+    assert [c['numbers'] for c in json.loads(explorer.as_json(few))['cells']] == [c['numbers'] for c in json.loads(explorer.as_json(whole))['cells']]
+    for before, after in zip(whole['cells'], few['cells'], strict=True):
+        listed, kept = (d['runs'][slice(*c['runs_of'])] for d, c in ((whole, before), (few, after)))
+        assert kept == listed[:2] and after['all'] == before['all'] == len(listed)
+    (tmp_path/'page.html').write_text(f'<!doctype html><meta charset="utf-8">{explorer.page(["demo"], tmp_path)}')
+    page = visit((tmp_path/'page.html').as_uri())
+    assert 'The first 2 of 3 runs, by seed, are listed and drawn; the numbers above are of all.' in page.locator('.runs').inner_text()
+    assert page.locator('.runs tbody tr').count() == 2 and '2 of 3 runs' in page.locator('.legend').inner_text()
+    pick(page, teacher='resnet50', student='none')
+    assert 'are listed and drawn' not in page.locator('.runs').inner_text()  # one teacher, shown whole
+
+
 def test_every_choice_changes_what_is_shown(visit, demo):
     page = visit(demo)
     what = lambda: page.locator('.result').inner_text() + page.locator('.record').inner_text() + page.locator('.lines').get_attribute('aria-label')

@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from made_up import baseline, student, write
 
-from kd_capacity import config, records, run_pages
+from kd_capacity import config, pages, records, run_pages, sections
 from kd_capacity.config import UserError
 from kd_capacity.show import run_address
 
@@ -186,7 +186,7 @@ def test_a_name_that_leads_elsewhere_gets_no_page(results, tmp_path, name):
     made, _, left_out = run_pages.build(['demo'], results, tmp_path/'a'/'b'/'pages')
     assert len(made) == 3 and len(left_out) == 1 and str(path) in left_out[0] and '\n' not in left_out[0]
     assert {p.name for p in tmp_path.iterdir()} <= {'a', 'results', 'KD_RESULTS', 'KD_DATA'} and not list(tmp_path.rglob('out'))
-    assert not run_pages.has_page(name, results)
+    assert name not in list(run_pages.runs_below(['demo'], results).folders)
 
 
 # --- only what changed
@@ -272,6 +272,55 @@ def test_the_pages_refuse_to_lie_among_records(results):
     assert not list(results.rglob('index.html'))
 
 
+# --- more runs than anybody opens
+
+def test_beyond_the_bound_failed_runs_come_first_then_seed_by_seed_and_the_page_says_so(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_pages, 'MOST_PAGES', 3)
+    others = [student(method='logit', seed=seed) for seed in (2, 1)]
+    write(others, results)
+    made, _, left_out = run_pages.build(['demo', 'paper-v1'], results, tmp_path/'pages')
+    assert len(made) == 3 and SPECS[1].run_id in made and left_out == [] and not {s.run_id for s in others} & set(made)
+    assert run_pages.runs_below(['demo', 'paper-v1'], results).beyond == {'demo': 3}
+    listed = run_pages.listing(['demo'], results)
+    assert set(listed[listed.page.notna()].Run) == set(made) and len(listed) == 37
+    page = BeautifulSoup((tmp_path/'pages'/made[-1]/'index.html').read_text(), 'html.parser')
+    assert all((tmp_path/'pages'/made[-1]/a['href']).resolve().is_file() for a in page.select('a[href]') if a.get_text() in {s.run_id for s in SPECS})
+    report = pages.Report([pages.Study(name, results) for name in ('demo', 'paper-v1')], results)
+    said = [b.text for b in sections.runs_section(report) if isinstance(b, pages.Sentence)]
+    assert said == ['3 of 6 runs with a record have a page of their own: those that failed first, then seed by seed. The records of all are in the folder demo of the results']
+    monkeypatch.setattr(run_pages, 'MOST_PAGES', 6)
+    assert {*run_pages.build(['demo'], results, tmp_path/'pages')[0], *made} == {s.run_id for s in (*SPECS, *others)}
+
+
+def searched(page, fragment):
+    "The page as a browser has it when its address ends so."
+    done = subprocess.run(['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', f'file://{page}{fragment}'], capture_output=True, text=True, timeout=120)
+    return BeautifulSoup(done.stdout, 'html.parser')
+
+
+@pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium: the search field cannot be tried')
+def test_a_long_table_is_cut_and_the_search_finds_what_it_does_not_show(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_pages, 'MOST_ROWS', 5)
+    change(results, SPECS[3], status='failed', failure=EVIL)
+    listed = run_pages.listing(['demo'], results)
+    listed = pd.concat([listed[listed.Run != SPECS[3].run_id], listed[listed.Run == SPECS[3].run_id]], ignore_index=True)
+    (tmp_path/'page.html').write_text(f'<!doctype html><meta charset="utf-8">{run_pages.search_table(listed)}')
+    plain = BeautifulSoup((tmp_path/'page.html').read_text(), 'html.parser')
+    assert len(plain.select('tbody tr')) == 5 and 'looks through all 37' in plain.get_text() and 'JavaScript' in plain.noscript.get_text()
+    def rows(fragment):
+        page = searched(tmp_path/'page.html', fragment)
+        return page, [tr for tr in page.select('table.runs tbody tr') if not tr.has_attr('hidden')]
+    page, shown = rows('')
+    assert len(shown) == 5 and page.find(id='runs-shown').get_text() == '5 of 37 runs shown; 37 fit'
+    page, shown = rows('#q=logit+not%20run')
+    assert len(shown) == 5 and page.find(id='runs-shown').get_text() == '5 of 37 runs shown; 8 fit'
+    page, (row,) = rows(f'#q={SPECS[3].run_id}')
+    monkeypatch.setattr(run_pages, 'MOST_ROWS', 100)
+    whole = BeautifulSoup(run_pages.search_table(listed), 'html.parser').select('tbody tr')[-1]
+    assert str(row) == str(whole) and row.a['href'] == run_address(SPECS[3].run_id) and EVIL in row.get_text()  # as it would be in the table
+    assert not page.select('[onerror], img') and '</script' not in page.find(id='runs-rest').get_text()
+
+
 # --- the search
 
 @pytest.mark.skipif(not shutil.which('chromium'), reason='no chromium: the search field cannot be tried')
@@ -279,8 +328,7 @@ def test_the_pages_refuse_to_lie_among_records(results):
 def test_the_address_filters_the_table(results, tmp_path, fragment, shown):
     records.write_record({**{k: v for k, v in records.read_record(SPECS[2].run_id, results).items() if k != 'schema_version'}, 'run_id': 'demo/mine'}, results)
     (tmp_path/'page.html').write_text(f'<!doctype html><meta charset="utf-8">{run_pages.search_table(run_pages.listing(["demo"], results))}')
-    done = subprocess.run(['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', f'file://{tmp_path}/page.html{fragment}'], capture_output=True, text=True, timeout=120)
-    page = BeautifulSoup(done.stdout, 'html.parser')
+    page = searched(tmp_path/'page.html', fragment)
     rows = page.select('table.runs tbody tr')
     assert len(rows) == 38 and len([r for r in rows if not r.has_attr('hidden')]) == shown
     said = page.find(id='runs-shown')
