@@ -559,7 +559,7 @@ def _failed(run, failure, results, caught, started):
 def _finish(run, results, caught, started):
     "Write weights, history, logits and, last, the record."
     spec, d = run.spec, run.data
-    last_weights = {name: v.detach().cpu() for name, v in run.model.state_dict().items()}
+    last_sha256 = checkpoint.weights_sha256(run.model.state_dict()) # which the best overwrite
     last = run.evaluate(d.test_images, d.test_labels)
     run.model.load_state_dict(run.best['weights'])
     best = run.evaluate(d.test_images, d.test_labels)
@@ -567,7 +567,7 @@ def _finish(run, results, caught, started):
         return _failed(run, 'a logit of a test image is not finite, or above '
                        f'{LARGEST_LOGIT:.0f}', results, caught, started)
     hashes = {'best_sha256': checkpoint.weights_sha256(run.best['weights']),
-              'last_sha256': checkpoint.weights_sha256(last_weights)}
+              'last_sha256': last_sha256}
     record = {**_header(run, caught, started), 'status': 'complete', 'failure': None,
               'outcome': _outcome(run, best, last), 'fidelity': _likeness(run, best, results),
               'weights': hashes}

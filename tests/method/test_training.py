@@ -136,6 +136,13 @@ def test_v2_reports_the_best_validation_epoch_and_never_asks_the_test_set(tmp_pa
     assert r['outcome']['best_epoch'] == h.validation_accuracy.idxmax() + 1
 
 
+def test_of_equally_good_epochs_the_first_is_the_best(tmp_path, monkeypatch):
+    same = lambda run, images, labels: np.eye(10, dtype=np.float32)[np.zeros(len(labels), int)]
+    monkeypatch.setattr(training._Run, 'evaluate', same)
+    r = train(baseline(epochs=3), tmp_path)
+    assert r['outcome']['best_epoch'] == 1 and r['weights']['best_sha256'] != r['weights']['last_sha256']
+
+
 def test_v1_reports_the_best_test_epoch(tmp_path):
     r = train(baseline(epochs=4, protocol='v1', validation_size=0), tmp_path)
     h = run_files.history(r['run_id'], tmp_path)
@@ -326,6 +333,17 @@ def test_evaluation_gives_float32_logits(tmp_path):
     model = models.build_network('resnet18', width=4, in_channels=1)
     answers = training.evaluate(model, digits.test_images[:50], digits.test_labels[:50], digits.channel_stats())
     assert answers.dtype == np.float32 and answers.shape == (50, 10)
+
+
+def test_evaluation_is_in_evaluation_mode_whichever_mode_the_network_was_in():
+    "Batch norm answers by what it learned in training, and learns nothing from what it is judged by."
+    digits = data.load('digits')
+    model = models.build_network('resnet18', width=4, in_channels=1)
+    judged = digits.test_images[:50], digits.test_labels[:50], digits.channel_stats()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    want = training.evaluate(model.eval(), *judged)
+    assert np.array_equal(training.evaluate(model.train(), *judged), want)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 # --- which teacher a student is told of
