@@ -14,7 +14,7 @@ LIBRARY := $(wildcard kd_capacity/*.py)
 PAGES := $(patsubst %,_build/%,$(filter-out nbs/experiments/%,$(wildcard nbs/index.ipynb nbs/*/*.ipynb)))
 READY := .venv/.ready
 
-.PHONY: help demo test study pack unpack plan slurm-test gpu scale bench report serve quarto picture runs-ours runs-authors lab export hooks lock FORCE
+.PHONY: help demo test study pack unpack plan slurm-test mutants gpu scale bench report serve quarto picture runs-ours runs-authors lab export hooks lock FORCE
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,10 @@ test: $(READY) ## every test, every library notebook, notebooks and package in s
 
 slurm-test: $(READY) ## the demo through a real Slurm on this machine, against the same study without (minutes)
 	@KD_SLURM=1 python -m pytest -n0 -rs -s tests/study/test_cluster.py
+
+mutants: $(READY) ## small faults put into method, study and statistics, and how many a test notices (hours): make mutants MODULES="losses clipping"
+	@python -c 'import mutmut' 2>/dev/null || uv pip install --quiet --python .venv/bin/python --no-build-isolation --editable '.[mutants]'
+	@python workflow/mutants.py $(MODULES) --jobs $(JOBS)
 
 # --- what the engine is worth on this machine, kept in results/benchmarks/
 gpu: $(READY) ## everything that a GPU would show first, in minutes, kept in results/benchmarks/smoke/

@@ -126,6 +126,15 @@ def test_adjusted_intervals_are_bonferronis():
     assert [r.adjusted_low, r.adjusted_high] == pytest.approx([r.gain - half, r.gain + half], **CLOSE)
 
 
+def test_the_spread_between_seeds_is_pooled_over_cells():
+    runs = frame(cell(student(), A) + cell(student(method='feature'), A[:1]) + cell(baseline(), B[:4]))
+    sd, df = statistics.pooled_std(runs)
+    assert df == 4 + 3 and sd == pytest.approx(100*np.sqrt((4*np.var(A, ddof=1) + 3*np.var(B[:4], ddof=1))/7), **CLOSE)
+    residuals = statistics.residuals_by_cell(runs)
+    assert [key[0] for key in residuals] == ['student', 'baseline']
+    for values, of in zip(residuals.values(), (A, B[:4])): assert values.tolist() == pytest.approx(100*(np.array(of) - np.mean(of)), **CLOSE)
+
+
 # --- from a summary
 
 def summary_of(runs):

@@ -101,6 +101,11 @@ def test_parameters_without_gradient_are_passed_over(networks):
     norms = clip_gradients([*student.parameters(), nn.Parameter(torch.ones(3))], projections.parameters())
     assert norms.total > 1
 
+def test_a_norm_of_nearly_nothing_is_not_blown_up_without_bound():
+    p = parameter(1e-6)
+    clip_gradients([p], [], mode='matched')
+    assert p.grad.item() == pytest.approx(0.5)
+
 def test_nan_is_reported_and_not_hidden():
     assert clip_gradients([parameter(float('nan'))], []).total.isnan()
 

@@ -46,6 +46,7 @@ def test_a_loss_added_to_the_dict_is_valid_at_once(monkeypatch):
 def test_json_round_trip_and_foreign_fields():
     spec = student(alpha=0.3)
     assert RunSpec.from_json(spec.to_json()) == spec
+    with pytest.raises(UserError, match='a spec is a JSON object .* not list'): RunSpec.from_json('[1]')
     with pytest.raises(UserError, match="Did you mean 'alpha'"): RunSpec.from_json(json.dumps({**json.loads(spec.to_json()), 'alfa': 1}))
 
 

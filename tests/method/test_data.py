@@ -517,6 +517,32 @@ def test_an_image_folder_needs_a_folder():
     with pytest.raises(UserError, match='set KD_IMAGE_FOLDER to your ROOT: images belong in ROOT/train'): load('image_folder')
 
 
+def test_an_archive_of_copies_is_unpacked_once_and_leaves_no_half(folder, tmp_path, data_dir, monkeypatch):
+    archive = tmp_path / 'copies.v1.tar'
+    with tarfile.open(archive, 'w') as tar: tar.add(folder, '.')
+    monkeypatch.setenv('KD_CIFAR10_JPEG', str(archive))
+    with pytest.raises(UserError, match="copies holds .*but data 'cifar10_jpeg' is 50000 training and 10000 test images"): load('cifar10_jpeg')
+    there = sorted(p.name for p in data.data_dir().iterdir() if not p.name.endswith('.lock'))
+    assert 'copies' in there and not any('.tmp' in name for name in there)
+    archive.write_bytes(b'')  # what is unpacked is not asked for again
+    with pytest.raises(UserError, match='copies holds'): load('cifar10_jpeg')
+    broken = tmp_path / 'broken.tar'
+    broken.write_bytes(archive.read_bytes() + b'no archive')
+    with pytest.raises(UserError, match='broken.tar cannot be unpacked'): load('cifar10_jpeg', broken)
+    assert not [p for p in data.data_dir().iterdir() if p.name.endswith('.tmp')]
+    with pytest.raises(UserError, match="'cifar10_jpeg' is not in .*nowhere; set KD_CIFAR10_JPEG"): load('cifar10_jpeg', tmp_path / 'nowhere')
+
+
+def test_copies_of_the_right_number_and_size_are_taken(tmp_path, monkeypatch):
+    def sized(training, test, side=32):
+        return SimpleNamespace(train_labels=range(training), test_labels=range(test), shape=(3, 32, side))
+    found = sized(50_000, 10_000)
+    monkeypatch.setattr(data, '_read_folder', lambda name, folder: found)
+    assert data.cifar10_jpeg(tmp_path) is found
+    for found in sized(49_999, 10_000), sized(50_000, 9_999), sized(50_000, 10_000, 33):
+        with pytest.raises(UserError, match='use data'): data.cifar10_jpeg(tmp_path)
+
+
 @pytest.mark.skipif(not JPEGS.exists(), reason=f'{JPEGS} is not there: the real images cannot be tried')
 def test_real_images_load(tmp_path):
     "Five training and five test images a class out of the 60,000 JPEG copies of CIFAR-10."

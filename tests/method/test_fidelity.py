@@ -23,6 +23,13 @@ def test_counted_by_hand():
     assert fidelity.agreement(TEACHER, STUDENT) == 3/4
     assert fidelity.per_class_accuracy(STUDENT, LABELS, 3).tolist() == [1/2, 1, 0]
 
+def test_agreement_on_errors_counts_only_what_the_teacher_gets_wrong():
+    "Its one error is the last image, which the student calls a 1 as well; of three errors two are repeated."
+    assert fidelity.agreement_on_errors(TEACHER, STUDENT, LABELS) == 1
+    assert fidelity.agreement_on_errors(TEACHER, STUDENT, [2, 2, 1, 2]) == 2/3
+    assert np.isnan(fidelity.agreement_on_errors(TEACHER, STUDENT, [0, 0, 1, 1]))
+    with pytest.raises(UserError, match='one label each'): fidelity.agreement_on_errors(TEACHER, STUDENT, [0])
+
 def test_accuracies_are_scikit_learns():
     logits, labels = pair()[0], RNG(2).integers(10, size=300)
     assert fidelity.accuracy(logits, labels) == pytest.approx(metrics.accuracy_score(labels, logits.argmax(1)))

@@ -105,6 +105,12 @@ def numpy_feature_kd(weights, student, teacher, beta, normalize=False):
         cosine.append((1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
     return np.mean(mse) + beta * np.mean(cosine), np.mean(mse), np.mean(cosine)
 
+def test_maps_of_half_precision_are_pooled_in_float32():
+    s, t = (random(3, 4, 16, 16, seed=i).bfloat16() for i in (0, 1))
+    cosine, exact = losses.feature_distance(s, t)[1], losses.feature_distance(s.float(), t.float())[1]
+    assert cosine.dtype == torch.float32
+    close(cosine, exact)
+
 @pytest.mark.parametrize('normalize', [False, True])
 @pytest.mark.parametrize('beta', [0, 0.5, 2])
 def test_feature_kd_is_the_equation(beta, normalize):
@@ -293,3 +299,12 @@ def test_unknown_method_is_refused_with_the_nearest():
 def test_an_option_that_a_method_lacks_is_refused_with_those_it_has():
     refused(lambda: losses.objective('logit', dict(beta=1.0)), "beta = 1.0 does not apply to method 'logit'", 'alpha, temperature')
     refused(lambda: losses.objective('none', dict(alpha=1.0)), "'none'", 'its options: none')
+
+def test_options_have_their_symbols_words_and_defaults():
+    fields = losses.option_fields()
+    assert [losses.option_symbol(name) for name in ('alpha', 'temperature', 'beta')] == ['α', 'T', 'β']
+    assert [fields[name].json_schema_extra['short'] for name in ('alpha', 'temperature', 'beta')] == ['a', 't', 'b']
+    assert all(field.description for field in fields.values())
+    assert losses.method_options('logit', {}).model_dump() == dict(alpha=0.5, temperature=4.0)
+    assert losses.METHODS['logit'][:3] == ('logit', 'Logit-KD', '#0072b2')
+    assert losses.loss_parts()[:5] == ['total', 'ce', 'kd', 'mse', 'cosine']

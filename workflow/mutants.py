@@ -1,0 +1,304 @@
+"""`make mutants`: which small faults put into method, study and statistics would no test notice?
+
+mutmut makes the faults and forks a process for each, which runs the tests that reach the changed function, quickest first,
+until one fails. What is said here and not by mutmut:
+
+- modules are those that nbs/method and nbs/study export, and statistics;
+- a function under decorators is mutated too: `@d def f` becomes `def f`, `f = d(f)`, which mutmut would leave out otherwise;
+- a call whose value is not used is left out (`model.eval()` becomes `pass`), which is no mutant of mutmut's;
+- a string with a space in it is a sentence for people, whose words are no behaviour: it is not mutated; nor does the name count
+  that a refusal (`one_of`, `checked_value`) says first;
+- a mutant has the quickest tests of together at most SECONDS; a test that starts another Python is left to `make test`.
+
+A survivor is named in tests/mutants.toml with the reason why nobody could see a difference, or it counts as survived.
+"""
+import argparse
+import functools
+import gc
+import glob
+import json
+import math
+import os
+import random
+import re
+import shutil
+import sys
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import libcst as cst
+import pytest
+from mutmut import __main__ as mutmut
+from mutmut import configuration
+from mutmut.mutation import diff_apply, mutators
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.runners.harness import ListAllTestsResult, PytestRunner
+from mutmut.state import state
+from mutmut.stats import status_by_exit_code
+from mutmut.workers.isolation import ForkServerRunner
+
+PARTS = 'nbs/method/', 'nbs/study/', 'nbs/evidence/00_statistics'
+SECONDS = int(os.environ.get('SECS', 20))
+GOAL = .9
+IMPORT = 'while it is imported'  # stands among the tests of a function that is called then
+RESULTS, NAMED = Path('results/benchmarks/mutants/mutants.json'), Path('tests/mutants.toml')
+NAME_REFUSED = re.compile(r"(?<=checked_value)\('\w+', |(?<=one_of)\('\w+', ")
+
+
+def modules():
+    "Files of the package that are exported from PARTS."
+    def source(path): return path.read_text().partition('File to edit: ../')[2]
+    return sorted(str(p) for p in Path('kd_capacity').glob('*.py') if source(p).startswith(PARTS))
+
+
+# --- which mutants there are
+
+class _Undecorated(cst.CSTTransformer):
+    "Decorators of functions as calls after them, where mutmut would not mutate the function otherwise."
+    def __init__(self): self.depth = 0
+
+    def visit_FunctionDef(self, node): self.depth += 1
+
+    def leave_FunctionDef(self, original, f):
+        self.depth -= 1
+        names = [d.decorator.value for d in f.decorators if isinstance(d.decorator, cst.Name)]
+        if self.depth or not f.decorators or names in (['staticmethod'], ['classmethod']): return f
+        value = f.name
+        for d in reversed(f.decorators): value = cst.Call(d.decorator, [cst.Arg(value)])
+        after = cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(f.name)], value)])
+        return cst.FlattenSentinel([f.with_changes(decorators=[]), after])
+
+
+def _mutate(filename, source, *more, original=mutmut.mutate_file_contents):
+    return original(filename, cst.parse_module(source).visit(_Undecorated()).code, *more)
+
+
+def _names_only(node):
+    "Mutants of a string that is a name, not a sentence."
+    if not isinstance(node, cst.SimpleString) or ' ' in node.value: return ()
+    return mutators.operator_string(node)
+
+
+def _call_left_out(node):
+    if isinstance(node.value, cst.Call): yield cst.Pass()
+
+
+def _set_operators():
+    operators = mutators.mutation_operators
+    operators[operators.index((cst.BaseString, mutators.operator_string))] = (cst.BaseString, _names_only)
+    operators.append((cst.Expr, _call_left_out))
+    mutmut.mutate_file_contents = _mutate
+
+
+# --- how they are tested
+
+class _Reach:
+    "What mutmut's record of tests lacks: work that a test finds done by a cache or by a shared fixture."
+    def __init__(self): self.shared = {}
+
+    def pytest_collection_finish(self):
+        for function in state()._stats: state().tests_by_mangled_function_name[function].add(IMPORT)
+        state()._stats.clear()
+
+    def pytest_runtest_setup(self):
+        for name, module in [*sys.modules.items()]:
+            if not name.startswith('kd_capacity.'): continue
+            for value in vars(module).values():
+                if isinstance(value, functools._lru_cache_wrapper): value.cache_clear()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        start, before = time.monotonic(), set(state()._stats)
+        state()._stats.clear()
+        value = yield
+        if fixturedef.scope != 'function':
+            self.shared[fixturedef.argname] = time.monotonic() - start, set(state()._stats)
+        state()._stats.update(before)
+        return value
+
+    def pytest_runtest_makereport(self, item, call):
+        if call.when != 'setup': return
+        seconds, reached = 0, set()
+        for name in item.fixturenames:
+            more, functions = self.shared.get(name, (0, ()))
+            seconds, reached = seconds + more, reached.union(functions)
+        state()._stats.update(reached)
+        state().duration_by_test[item.nodeid] += seconds + .02
+
+
+    def pytest_runtest_logreport(self, report):
+        "A test that does not pass by itself can catch nothing."
+        if not report.passed: state().duration_by_test[report.nodeid] = math.inf
+
+
+def _skip(*_): pytest.skip('starts another Python')
+
+
+def _no_python(event, given):
+    "A hook of Python's audit."
+    if event == 'subprocess.Popen' and str(given[0]) == sys.executable: _skip()
+
+
+class _Runner(PytestRunner):
+    "Each pytest in temporary folders of its own, which go with it."
+    def warm_up(self):
+        super().warm_up()
+        gc.collect()
+        gc.freeze()  # or each child's collector would copy all that it shares with the others
+
+    def run_tests(self, *, mutant_name, tests):
+        if IMPORT in tests: # what has been imported knows nothing of the mutant
+            ours = {p.stem for p in Path('tests').rglob('*.py')} | {'kd_capacity'}
+            for name in [m for m in sys.modules if m.split('.')[0] in ours]: del sys.modules[name]
+        return super().run_tests(mutant_name=mutant_name, tests=[t for t in tests if t != IMPORT])
+
+    def execute_pytest(self, params, plugins=(), **more):
+        sys.addaudithook(_no_python)
+        BaseProcess.start = _skip
+        folder = Path(f'.tmp/{os.getpid()}').absolute()
+        folder.parent.mkdir(exist_ok=True)
+        if plugins:
+            plugins = [*plugins, _Reach()]
+            params = [p for p in params if p != '-x']
+        try: return super().execute_pytest([*params, f'--basetemp={folder}'], plugins=plugins, **more)
+        finally: shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quickest_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit):
+    "A mutant's tests: the quickest, of together SECONDS, at least one."
+    took, chosen, total, known = state().duration_by_test, [], 0, state().tests_by_mangled_function_name
+    if IMPORT in tests:
+        module = name.rpartition('.')[0] + '.'
+        tests = {t for function in known if function.startswith(module) for t in known[function]} - {IMPORT}
+        chosen = [IMPORT]
+    for test in sorted(tests, key=lambda t: (took[t], t)):
+        if total and total + took[test] > SECONDS: break
+        chosen.append(test)
+        total += took[test]
+    submit(self, name, chosen, int(20 + 6*total), total)
+
+
+def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
+    "mutmut's record of tests, in processes of which one may end badly."
+    import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torch._dynamo, torchvision  # noqa: F401 as in tests/forked_pytest.py
+    files = list(tests) or [f for given in configuration.config().pytest_add_cli_args_test_selection
+             for f in ([given] if given.endswith('.py') else sorted(glob.glob(f'{given}/test_*.py')))]
+    ignored = [a.partition('=')[2] for a in configuration.config().pytest_add_cli_args]
+    def one(file):
+        start = time.monotonic()
+        try: code = collect(self, [file])
+        except ChildProcessError as e: code = e
+        sys.__stdout__.write(f'{file}: {code} {time.monotonic() - start:.0f} s\n'); sys.__stdout__.flush()
+    with ThreadPoolExecutor(jobs) as pool: list(pool.map(one, [f for f in files if f not in ignored]))
+    unused = {test for test, seconds in state().duration_by_test.items() if seconds == math.inf}
+    for test in sorted(unused):
+        state().duration_by_test[test] = 0
+        sys.__stdout__.write(f'not used: {test}\n')
+    for known in state().tests_by_mangled_function_name.values(): known -= unused
+    return 0
+
+
+def _set_runner():
+    ForkServerRunner.collect_stats = _file_by_file
+    mutmut.PytestRunner = _Runner
+    mutmut.get_mutant_runner = lambda workers=1: ForkServerRunner(
+        max_workers=workers, test_runner_class=_Runner, test_runner_args={})
+    ForkServerRunner.submit = _quickest_first
+    listed = ForkServerRunner.list_all_tests
+    ForkServerRunner.list_all_tests = lambda self: ListAllTestsResult(ids=listed(self).ids | {IMPORT})
+    ForkServerRunner.run_clean_tests = lambda self, tests: 0  # the record of tests was such a run
+    ForkServerRunner.run_forced_fail = lambda self: 1
+
+
+# --- what came of them
+
+CAUGHT = 'killed', 'timeout', 'segfault', 'suspicious'
+
+def states(module):
+    "{mutant: its state} of a module."
+    data = SourceFileMutationData(path=Path(f'kd_capacity/{module}.py'))
+    data.load()
+    return {mutant: status_by_exit_code[code] for mutant, code in data.exit_code_by_key.items()}
+
+
+def change(mutant):
+    "(function, its lines before, its lines after) of a mutant."
+    path, function = f'kd_capacity/{mutant.split(".")[1]}.py', mutant.partition('__mutmut')[0].partition('.')[2]
+    for mark in '.x_', '.xǁ', 'ǁ': function = function.replace(mark, '.')
+    lines = diff_apply.get_diff_for_mutant(mutant, path=path).splitlines()[2:]
+    return function, *(' '.join(x[1:].strip() for x in lines if x[:1] == sign) for sign in '-+')
+
+
+def named():
+    "{(function, lines before, lines after): why nobody could see a difference}"
+    cases = tomllib.loads(NAMED.read_text())['equivalent'] if NAMED.exists() else []
+    return {(case['at'], case['was'], now): case['why'] for case in cases for now in case['now']}
+
+
+def _of_a_message(at, was, now):
+    "Whether all that changes is what a refusal calls the thing that it refuses."
+    return NAME_REFUSED.sub('(', was) == NAME_REFUSED.sub('(', now)
+
+
+def row(module):
+    "What came of the mutants of a module; prints each that survived and has no name."
+    reasons, found = named(), {m: s for m, s in states(module).items() if s != 'not checked'}
+    alive = {m: change(m) for m, s in found.items() if s not in CAUGHT}
+    words = [m for m, c in alive.items() if _of_a_message(*c)]
+    equivalent = [m for m, c in alive.items() if c in reasons]
+    survived = [m for m in alive if m not in words and m not in equivalent]
+    for m in survived:
+        at, was, now = alive[m]
+        print(f'\n{m} ({found[m]})\nat = {at!r}\nwas = {was!r}\nnow = {now!r}')
+    tried = len(found) - len(words)
+    return {'module': module, 'made': len(states(module)), 'tried': tried, 'caught': tried - len(equivalent) - len(survived),
+            'equivalent': len(equivalent), 'survived': len(survived)}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    p.add_argument('modules', nargs='*', help='names of modules, all if none')
+    p.add_argument('--sample', type=int, help='mutants to draw from each module, with seed 0')
+    p.add_argument('--again', action='store_true', help='only those that survived before')
+    p.add_argument('--rest', action='store_true', help='only those never tried')
+    p.add_argument('--report', action='store_true', help='only the table of what was tried before')
+    p.add_argument('--jobs', type=int, default=1)
+    a = p.parse_args()
+    configuration._config = replace(configuration._load_config(), only_mutate=modules())
+    _set_operators()
+    _set_runner()
+    names = a.modules or [Path(m).stem for m in modules()]
+    for link in Path('kd_capacity').iterdir(): # to workflow/profiles and results/published
+        copy = Path('mutants')/link
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink() and not copy.is_symlink(): copy.symlink_to(link.readlink())
+    if not a.report:
+        if a.sample or a.again or a.rest: mutmut.copy_src_dir(), mutmut.create_mutants(1)
+        chosen = []
+        for name in names:
+            known = states(name)
+            drawn = random.Random(0).sample(sorted(known), min(a.sample or len(known), len(known)))
+            if a.again: chosen += [m for m in drawn if known[m] not in (*CAUGHT, 'not checked')]
+            elif a.sample or a.rest: chosen += [m for m in drawn if known[m] == 'not checked']
+            else: chosen.append(f'kd_capacity.{name}.*')
+        if chosen: mutmut._run(chosen, a.jobs)
+    table = [row(name) for name in names]
+    print(f'\n{"":16}    made   tried  caught  equivalent  survived   caught of what could be')
+    good = True
+    for r in table:
+        share = r['caught']/max(r['tried'] - r['equivalent'], 1)
+        good &= share >= GOAL
+        print(f'{r["module"]:16}{r["made"]:8}{r["tried"]:8}{r["caught"]:8}{r["equivalent"]:12}{r["survived"]:10}{share:11.1%}')
+    if not a.modules:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps({'date': f'{datetime.now(UTC):%Y-%m-%d}', 'mutmut': version('mutmut'), 'modules': table}, indent=1) + '\n')
+    return not good
+
+
+if __name__ == '__main__': sys.exit(main())
