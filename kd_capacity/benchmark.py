@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'PAPERS', 'CELLS', 'EPOCH', 'SWITCHED', 'TrainingSet', 'synthetic', 'Networks', 'plain_loader', 'plain_steps',
-           'our_steps', 'Loop', 'cell', 'pipeline', 'peak_flops', 'step_flops', 'machine', 'Trained', 'without', 'run',
-           'Machine', 'Pipeline', 'Measured', 'MeasuredCell', 'Benchmark', 'write_benchmark', 'read_benchmark',
-           'read_benchmarks', 'benchmark_table', 'switches', 'bound', 'cell_of', 'average_speed', 'StudySeconds',
-           'study_seconds']
+           'our_steps', 'Loop', 'cell', 'pipeline', 'peak_flops', 'step_flops', 'machine', 'step_shares', 'Trained',
+           'without', 'run', 'Machine', 'Pipeline', 'Measured', 'MeasuredCell', 'Benchmark', 'write_benchmark',
+           'read_benchmark', 'read_benchmarks', 'benchmark_table', 'switches', 'bound', 'cell_of', 'average_speed',
+           'StudySeconds', 'study_seconds']
 
 # %% ../nbs/study/07_benchmark.ipynb #f417d7f9
 import json, math, os, platform, time
@@ -20,8 +20,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np, pandas as pd, torch
 from pydantic import Field, field_validator
 from . import data, losses, models
-from .basics import (Checked, Count, NonNegative, Positive, Size, UserError, atomic,
-                                checked, parse_json, results_dir)
+from .basics import (Checked, Count, Fraction, NonNegative, Positive, Size,
+                                UserError, atomic, checked, parse_json, results_dir)
 from .config import RunSpec
 from .costs import flops, images_of
 from .engine import (SGD, Engine, engine_for, fold_batch_norms, keep_memory, laid_out,
@@ -273,10 +273,36 @@ def _cpu_name():
 def machine(device): # torch.device
     "What was measured on: a `Machine` as a dict."
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _cpu_name()
+    halves = engine_for('fast', device).bfloat16
     return {'device': name, 'kind': device.type, 'threads': torch.get_num_threads(),
             'cores': len(os.sched_getaffinity(0)), 'torch': str(torch.__version__),
+            'arithmetic': 'bfloat16' if halves else 'float32',
             'python': platform.python_version(),
             'date': datetime.now(UTC).isoformat(timespec='minutes')}
+
+# %% ../nbs/study/07_benchmark.ipynb #2114d2e5
+_kinds = {'convolutions': ('convolution', 'cudnn'), 'batch norms': ('batch_norm',),
+          'ReLUs': ('clamp_min', 'threshold', 'relu')}
+
+def _kind(operation):
+    "Of an operation of torch, by its name."
+    kinds = (kind for kind, words in _kinds.items() if any(w in operation for w in words))
+    return next(kinds, 'everything else')
+
+def step_shares(spec,   # RunSpec of a baseline
+                engine, # `Engine`
+                device, # torch.device
+                steps=2):
+    "{kind of operation: share of the time of a step}."
+    from torch.profiler import profile # takes a second, which the pages would wait for too
+    training_set = synthetic(spec.batch_size*(steps + 1), device)
+    loop = Loop(our_steps(engine, _networks(spec, device), training_set, spec, None),
+                engine, device)
+    loop.seconds(1)
+    with profile() as seen: loop.seconds(steps)
+    name = 'self_device_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
+    times = pd.Series({e.key: getattr(e, name) for e in seen.key_averages()})
+    return (times.groupby(_kind).sum()/times.sum()).to_dict()
 
 # %% ../nbs/study/07_benchmark.ipynb #e0302abe
 class Trained(NamedTuple):
@@ -368,8 +394,10 @@ def run(minutes=3.5,  # for the cells; setting up and the plain data come on top
         rounds = _rounds(left*plan.work/to_do, plan.work, peak, block)
         measured[name] = _measured_cell(plan, rounds, block, device)
         say(_progress_text(name, measured[name]))
+    shares = step_shares(_spec('resnet18', batch=batch, width=width), fast, device)
     return {'machine': machine(device), 'peak_flops': peak, 'width': width, 'batch': batch,
-            'pipeline': loaders, 'cells': measured, 'minutes': (time.perf_counter() - start)/60}
+            'pipeline': loaders, 'cells': measured, 'shares': shares,
+            'minutes': (time.perf_counter() - start)/60}
 
 # %% ../nbs/study/07_benchmark.ipynb #54ff8710
 class Machine(Checked):
@@ -378,6 +406,7 @@ class Machine(Checked):
     kind: Literal['cpu', 'cuda']
     threads: Size # of torch
     cores: Size  # that the process may use
+    arithmetic: Literal['float32', 'bfloat16'] # of the fast engine's products
     torch: str   # version
     python: str  # version
     date: str    # ISO 8601, UTC
@@ -426,12 +455,13 @@ class Benchmark(Checked):
     batch: Size          # images a step
     pipeline: Pipeline
     cells: Annotated[dict[str, MeasuredCell], Field(min_length=1)]
+    shares: dict[str, Fraction] = {} # of `step_shares`, an R18 of the fast engine; empty: unknown
     minutes: NonNegative # that the cells took
 
 # %% ../nbs/study/07_benchmark.ipynb #c5f985fb
 def _file_name(machine):
-    "The machine's name as that of a file: 'amd-epyc-2-cores.json'."
-    text = f"{machine['device']} {machine['cores']} cores".lower()
+    "The machine's name as that of a file: 'amd-epyc-2-cores-float32.json'."
+    text = f"{machine['device']} {machine['cores']} cores {machine['arithmetic']}".lower()
     words = ''.join(c if c.isalnum() else ' ' for c in text).split()
     return '-'.join(words) + '.json'
 
@@ -505,10 +535,15 @@ def bound(result): # of `run`
     if len(plain): text += (
         " A cell without a teacher can gain only what lies between the plain loop's share and "
         f'that peak: the plain loop of {plain.idxmax()} is at {plain.max():.0%} already.')
-    if result['machine']['kind'] == 'cpu': text += (
-        ' The rest of a step is moving maps through memory (batch norms, ReLUs, their gradients), '
-        'not arithmetic.')
-    return text
+    return text + _shares_text(result['shares'])
+
+def _shares_text(shares):
+    parts = sorted(shares.items(), key=lambda part: -part[1])
+    if not parts: return ''
+    return (' A fast step of R18 spends ' + ', '.join(f'{share:.0%} on {kind}'
+                                                    for kind, share in parts) +
+            '. Everything but the convolutions moves maps through memory and has hardly any '
+            'arithmetic to speed up.')
 
 # %% ../nbs/study/07_benchmark.ipynb #c94d8ae9
 def cell_of(spec): # RunSpec

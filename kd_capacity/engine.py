@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AS_PUBLISHED', 'ENGINES', 'SMALL_STEP', 'SGD', 'cosine', 'torch_switches', 'Engine', 'cpu_has_bfloat16', 'engine_for',
-           'laid_out', 'fold_batch_norms', 'precision', 'features_of', 'keep_memory', 'share_gpu', 'choose_threads']
+           'spare_narrow_strides', 'laid_out', 'fold_batch_norms', 'precision', 'features_of', 'keep_memory',
+           'share_gpu', 'choose_threads']
 
 # %% ../nbs/method/08_engine.ipynb #2b94d145
 import copy, ctypes, math, os, torch, warnings
@@ -121,9 +122,24 @@ def engine_for(name,    # a key of ENGINES
     return replace(engine, bfloat16=True) if halves else engine
 
 # %% ../nbs/method/08_engine.ipynb #9935e652
+def _takes_every(stride):
+    "A hook before a convolution: of its input, every so many rows and columns."
+    return lambda conv, inputs: inputs[0][:, :, ::stride[0], ::stride[1]]
+
+def spare_narrow_strides(network): # changed in place; its weights and answers are not
+    "Strided 1×1 convolutions of less than 16 channels become unstrided ones on part of the input."
+    for conv in network.modules():
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1): continue
+        if conv.stride == (1, 1) or conv.in_channels >= 16: continue
+        conv.register_forward_pre_hook(_takes_every(conv.stride))
+        conv.stride = (1, 1)
+
 def laid_out(engine, x): # a module or a batch of images
     "The same values in the engine's memory layout."
-    return x.to(memory_format=torch.channels_last) if engine.channels_last else x
+    if not engine.channels_last: return x
+    if isinstance(x, nn.Module) and next(x.parameters()).device.type == 'cpu':
+        spare_narrow_strides(x)
+    return x.to(memory_format=torch.channels_last)
 
 # %% ../nbs/method/08_engine.ipynb #f0ebcdc4
 def fold_batch_norms(teacher): # a frozen network in evaluation mode

@@ -10,7 +10,8 @@ __all__ = ['PRINTED_TABLE', 'DEMO', 'STUDY_NAMES', 'NOT_OURS', 'TITLE', 'SPEEDS'
            'evidence_text', 'amounts_text', 'amount_finding', 'seeds_finding', 'status_finding', 'environment_text',
            'packages_text', 'data_text', 'hash_findings', 'choice_text', 'deviations_text', 'example_commands',
            'citation', 'cost_finding', 'cost_text', 'cost_links', 'device_text', 'machine_name', 'left_text',
-           'paper_cost_text', 'price_text', 'value_bars', 'machine_finding', 'benchmark_text', 'switches_text']
+           'paper_cost_text', 'price_text', 'value_bars', 'machine_finding', 'benchmark_text', 'benchmark_details',
+           'switches_text']
 
 # %% ../nbs/evidence/12_findings.ipynb #eca44ff9
 import math
@@ -385,8 +386,9 @@ def device_text(costs): # of `study.costs`, several together
 
 # %% ../nbs/evidence/12_findings.ipynb #529061fb
 def machine_name(measured): # a benchmark's result
-    "A measured machine: 'AMD EPYC, 2 cores'."
-    return f"{measured['machine']['device']}, {measured['machine']['cores']} cores"
+    "A measured machine: 'AMD EPYC, 2 cores, float32'."
+    machine = measured['machine']
+    return f"{machine['device']}, {machine['cores']} cores, {machine['arithmetic']}"
 
 def left_text(names, results, measured): # measured: of `benchmark.read_benchmarks`
     "What is left of each study and how long it takes, for readers."
@@ -468,17 +470,29 @@ def machine_finding(result): # of `benchmark.run`
 
 def _memory_text(fast, plain): return f'{fast/2**30:.1f} (plain {plain/2**30:.1f})' if fast else ''
 
+# %% ../nbs/evidence/12_findings.ipynb #55383efc
+def _in_form(table, forms): # {head: (column, form)}
+    "Columns of a table as texts; what was not measured as such."
+    text = lambda form: lambda value: 'not measured' if pd.isna(value) else form.format(value)
+    columns = {head: table[column].map(text(form)) for head, (column, form) in forms.items()}
+    return pd.DataFrame({'Cell': table.index, **columns})
+
 def benchmark_text(table): # of `benchmark.benchmark_table`
-    "The cells of a benchmark, for readers."
-    forms = {'Plain, s/step': ('plain_step', '{:.3g}'), 'Fast, s/step': ('fast_step', '{:.3g}'),
-             'Times as fast': ('ratio', '{:.2f}'), 'First step, s': ('first_step', '{:.3g}'),
-             'Images/s': ('images_per_second', '{:.0f}'),
-             'Epoch of 45k, s': ('fast_epoch', '{:,.1f}'),
-             'Share of peak': ('share_of_peak', '{:.0%}')}
-    columns = {head: table[c].map(form.format) for head, (c, form) in forms.items()}
-    memory = [_memory_text(a, b) for a, b in zip(table.memory, table.plain_memory)]
-    return pd.DataFrame({'Cell': table.index, **columns, 'Memory, GiB': memory,
-                         'Rounds': table.rounds.map(str)})
+    "Each cell's seconds a step in the four loops and how they compare, for readers."
+    return _in_form(table, {
+        'Plain loop, s/step': ('plain_step', '{:.3g}'), "Paper's loop": ('paper_step', '{:.3g}'),
+        'Faithful': ('faithful_step', '{:.3g}'), 'Fast': ('fast_step', '{:.3g}'),
+        "Faithful over the paper's": ('faithful_ratio', '{:.2f} ×'),
+        "Fast over the paper's": ('paper_ratio', '{:.2f} ×'),
+        'Fast over plain': ('ratio', '{:.2f} ×'), 'Share of peak': ('share_of_peak', '{:.0%}')})
+
+def benchmark_details(table): # of `benchmark.benchmark_table`
+    "What else was measured in each cell, for readers."
+    text = _in_form(table, {
+        'First fast step, s': ('first_step', '{:.3g}'), 'Images/s': ('images_per_second', '{:.0f}'),
+        'Epoch of 45,000 images, s': ('fast_epoch', '{:,.1f}'), 'Rounds': ('rounds', '{}')})
+    text['Memory, GiB'] = [_memory_text(a, b) for a, b in zip(table.memory, table.plain_memory)]
+    return text
 
 def switches_text(table): # of `benchmark.switches`
     "What each switch of the engine is worth, for readers."

@@ -1,5 +1,8 @@
 """The fast engine computes what the faithful one computes, up to rounding that is stated here."""
 import copy
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -204,3 +207,24 @@ def test_a_run_takes_the_threads_that_suit_it_and_its_record_says_how_many(threa
     assert train(spec, tmp_path)['environment']['threads'] == 1
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     assert train(spec, tmp_path, force=True)['environment']['threads'] == 2
+
+
+@pytest.mark.parametrize('isa', ['AVX2', 'DEFAULT'])
+def test_a_thin_network_in_channels_last_has_its_gradients(isa):
+    "In a process of its own: where oneDNN writes beyond its memory, that process dies."
+    script = """
+import copy, torch
+from kd_capacity import models
+from kd_capacity.engine import Engine, laid_out
+torch.set_num_threads(1)
+torch.manual_seed(0)
+network, x = models.resnet('resnet18', width=4).eval(), torch.randn(8, 3, 32, 32)
+fast = laid_out(Engine(channels_last=True), copy.deepcopy(network))
+for _ in range(20):
+    ours, theirs = (torch.autograd.grad(n(i).square().sum(), list(n.parameters()))
+                    for n, i in ((fast, x.to(memory_format=torch.channels_last)), (network, x)))
+    for a, b in zip(ours, theirs): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+"""
+    environment = os.environ | {'ONEDNN_MAX_CPU_ISA': isa}
+    done = subprocess.run([sys.executable, '-c', script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from kd_capacity import benchmark
+from kd_capacity import benchmark, findings, sections
 from kd_capacity.basics import UserError
 from kd_capacity.engine import ENGINES, engine_for
 
@@ -38,7 +38,7 @@ def test_the_table_holds_what_was_measured(result):
 
 
 def test_the_benchmarks_in_the_repository_are_read():
-    assert set(benchmark.read_benchmarks(ROOT/'results'/'benchmarks')) >= {'amd-epyc-2-cores'}
+    assert set(benchmark.read_benchmarks(ROOT/'results'/'benchmarks')) >= {'amd-epyc-2-cores-bfloat16'}
 
 
 @pytest.mark.parametrize('change, told', [
@@ -70,5 +70,28 @@ def test_the_report_shows_what_was_kept(result, tmp_path):
     outputs = [o for c in nbformat.read(out, 4).cells for o in c.get('outputs', [])]
     shown = '\n'.join(''.join(o.get('data', {}).get('text/markdown', '')) for o in outputs)
     tables = '\n'.join(''.join(o.get('data', {}).get('text/html', '')) for o in outputs)
-    assert 'less time on A' in shown and '<b>' not in shown and 'What bounds it' in shown
-    assert f"{benchmark.benchmark_table(result).ratio['R18']:.2f}" in tables and '<figure' in tables and '<svg' in tables
+    assert 'On A' in shown and '<b>' not in shown and 'What bounds it' in shown
+    assert f"{result['shares']['convolutions']:.0%} on convolutions" in shown
+    table = benchmark.benchmark_table(result)
+    for ratio in 'ratio', 'paper_ratio', 'faithful_ratio':
+        assert f'{table[ratio]["R18"]:.2f} ×' in tables
+    assert '<figure' in tables and '<svg' in tables
+
+
+def test_a_file_without_the_papers_loop_says_so(result):
+    old = json.loads(json.dumps(result))
+    for cell in old['cells'].values(): del cell['measured']['paper']
+    old['shares'] = {}
+    text = findings.benchmark_text(benchmark.benchmark_table(old))
+    assert set(text["Fast over the paper's"]) == {'not measured'}
+    assert 'not measured' not in set(text['Fast over plain'])
+    heading = next(iter(sections._machine_blocks(old))).markdown.splitlines()[0]
+    assert 'as fast as the plain loop' in heading and 'nan' not in heading
+    assert 'convolutions.' not in benchmark.bound(old)
+
+
+def test_two_arithmetics_of_one_machine_are_two_files(result, tmp_path):
+    other = result | {'machine': result['machine'] | {'arithmetic': 'bfloat16'}}
+    one = result | {'machine': result['machine'] | {'arithmetic': 'float32'}}
+    for r in one, other: benchmark.write_benchmark(r, tmp_path)
+    assert list(benchmark.read_benchmarks(tmp_path).values()) == [other, one]
