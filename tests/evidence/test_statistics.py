@@ -533,6 +533,17 @@ def test_the_same_generator_gives_the_same_table():
 
 # --- clipping
 
+def test_a_stage_is_compared_with_its_own_baselines_where_it_has_some():
+    stem = dict(stage='stem', stem='imagenet')
+    runs = frame(cell(student(**stem), A) + cell(baseline(**stem), B) + cell(student(), B) + cell(baseline(), A))
+    assert statistics.gain_table(runs, stage='stem').gain.tolist() == pytest.approx([100*(np.mean(A) - np.mean(B))], **CLOSE)
+    assert statistics.gain_table(runs).gain.tolist() == pytest.approx([100*(np.mean(B) - np.mean(A))], **CLOSE)
+    elsewhere = frame(cell(student(), A) + cell(baseline(), B) + cell(baseline(stage='control'), A))
+    assert statistics.gain_table(elsewhere).gain.tolist() == pytest.approx([100*(np.mean(A) - np.mean(B))], **CLOSE)
+    alone = frame(cell(student(stage='control'), A) + cell(baseline(), B))
+    assert statistics.gain_table(alone, stage='control').gain.tolist() == pytest.approx([100*(np.mean(A) - np.mean(B))], **CLOSE)
+
+
 def test_clipping_is_compared_with_union_of_equal_settings():
     feature = student(method='feature')
     ablated = feature.replace(stage='clipping', clipping='student_only')

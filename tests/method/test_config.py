@@ -1,11 +1,12 @@
 """RunSpec, profiles and the runs of a study, from outside."""
 import json
 
+import pydantic
 import pytest
 from pydantic import ValidationError
 
 from conftest import ROOT
-from kd_capacity import losses
+from kd_capacity import basics, losses
 from kd_capacity.basics import UserError, atomic, data_dir, results_dir
 from kd_capacity.calls import notebook_spec, parameters
 from kd_capacity.config import RunSpec
@@ -171,3 +172,34 @@ def test_a_wider_teachers_run_is_the_one_that_the_student_learns_from():
     ({'padding': 8}, 'padding = 8, but the images of digits are 8×8 pixels')])
 def test_more_than_the_data_set_has_is_refused_before_it_is_loaded(given, says):
     with pytest.raises(UserError, match=says): student(**given)
+
+
+@pytest.mark.parametrize('template', ['teacher', 'student'])
+def test_a_notebook_refuses_what_it_has_no_parameter_for(template):
+    given = {'profile': 'demo', 'arch' if template == 'teacher' else 'student': 'resnet18'}
+    assert notebook_spec(given, template).role == ('teacher' if template == 'teacher' else 'baseline')
+    for more, says in ({'epoch': 3}, "Did you mean 'epochs'"), ({'force': 'yes'}, "force = 'yes'"):
+        with pytest.raises(UserError, match=says): notebook_spec({**given, **more}, template)
+    unfit = {'method': 'logit'} if template == 'teacher' else {'arch': 'resnet18'}
+    with pytest.raises(UserError, match=f'parameter = {[*unfit][0]!r}'): notebook_spec({**given, **unfit}, template)
+
+
+def test_results_and_data_lie_in_the_clone_unless_a_folder_is_chosen(monkeypatch, tmp_path):
+    for folder, variable, default in (basics.results_dir, 'KD_RESULTS', 'results'), (basics.data_dir, 'KD_DATA', 'data'):
+        monkeypatch.delenv(variable)
+        assert folder() == basics.root()/default
+        monkeypatch.setenv(variable, 'other/place')
+        assert folder() == basics.root()/'other'/'place'
+        monkeypatch.setenv(variable, str(tmp_path))
+        assert folder() == tmp_path
+
+
+def test_a_value_deep_in_a_list_is_refused_with_its_place_and_what_is_allowed():
+    class Inner(basics.Checked): n: int = pydantic.Field(ge=1)
+    class Outer(basics.Checked):
+        rows: list[Inner]
+        named: dict[str, Inner] = {}
+    for values, place in ({'rows': [{'n': 1}, {'n': 0}]}, 'rows[1].n'), ({'rows': [], 'named': {'a': {'n': 0}}}, 'named.a.n'):
+        with pytest.raises(UserError) as error: basics.checked(Outer, values)
+        assert str(error.value) == f'{place} = 0 is not valid; allowed: a whole number >= 1.'
+    with pytest.raises(UserError, match=r'rows\[0\].n is missing; give it'): basics.checked(Outer, {'rows': [{'m': 1}]})

@@ -308,3 +308,4 @@ def test_options_have_their_symbols_words_and_defaults():
     assert losses.method_options('logit', {}).model_dump() == dict(alpha=0.5, temperature=4.0)
     assert losses.METHODS['logit'][:3] == ('logit', 'Logit-KD', '#0072b2')
     assert losses.loss_parts()[:5] == ['total', 'ce', 'kd', 'mse', 'cosine']
+    assert losses.FeatureKD(STUDENT, TEACHER).beta == 0.5

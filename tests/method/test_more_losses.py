@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_capacity import losses, more_losses  # noqa: F401, the second enters its methods
+from kd_capacity import losses, more_losses
 from kd_capacity.basics import UserError
 
 RNG = np.random.default_rng(0)
@@ -90,6 +90,11 @@ def test_smoothing():
     expected = -(target*np.log(softmax(Z_S))).sum(1).mean()
     out = losses.objective('smoothing', {'epsilon': 0.2})(torch.tensor(Z_S), torch.tensor(LABELS))
     assert out['total'].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_virtual_teacher_spreads_what_it_does_not_give_the_label():
+    answers = more_losses.virtual_teacher(torch.tensor([1, 0]), 3, 0.8)
+    assert answers.tolist() == [pytest.approx([0.1, 0.8, 0.1]), pytest.approx([0.8, 0.1, 0.1])]
 
 
 def test_teacher_free():

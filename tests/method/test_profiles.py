@@ -1,7 +1,9 @@
 """Profiles from outside: every mistake in a file is one sentence that names the file and the key."""
 import pytest
 
+from kd_capacity import profiles
 from kd_capacity.basics import UserError
+from kd_capacity.losses import METHODS
 from kd_capacity.profiles import profile, study_runs
 
 DESCRIPTION, PAIRS = 'description = "a test"', 'pairs = [["resnet34", "resnet18"]]'
@@ -100,3 +102,21 @@ def test_a_malformed_profile_is_refused_in_one_sentence_with_file_and_key(case, 
     with pytest.raises(UserError) as e: profile('mine')
     message = str(e.value)
     assert 'mine' in message and key in message and '\n' not in message and len(message) < 700, message
+
+
+def test_each_control_is_of_its_own_pairs_or_of_all():
+    p = profile('controls')
+    cells = profiles.control_cells(p)
+    for row in p.controls:
+        mine = [c for c in cells if c.control == row.name]
+        assert {c.student for c in mine} == {pair.student for pair in row.pairs or p.pairs}
+        taught = {c.teacher for c in mine if METHODS[c.method].needs_teacher}
+        assert taught <= {pair.teacher for pair in row.pairs or p.pairs} and all(c.teacher is None for c in mine if not METHODS[c.method].needs_teacher)
+
+
+def test_a_control_without_a_teacher_is_of_no_teachers_width():
+    p = profile('controls')
+    row = next(r for r in p.controls if 'none' in (r.methods or ()))
+    pair = (row.pairs or p.pairs)[0].model_copy(update={'teacher_width': 16})
+    chosen = {profiles.DistilledCell(None, pair.student, 'none', pair.width): {'lr': 0.25}}
+    assert profiles._control_cell(p, row, pair, 'none', chosen).runs[0].lr == 0.25

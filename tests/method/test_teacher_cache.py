@@ -11,7 +11,7 @@ import torch
 from kd_capacity import data, models, run_files, training
 from kd_capacity.basics import UserError, data_dir
 from kd_capacity.engine import precision
-from kd_capacity.teacher_cache import TeacherCache, cache_key, epoch_logits, fill, view_count
+from kd_capacity.teacher_cache import TeacherCache, cache_key, epoch_logits, fill, view_count, view_number, view_of
 from kd_capacity.training import train
 
 processes = multiprocessing.get_context('fork')
@@ -146,3 +146,23 @@ def test_a_step_is_given_the_teachers_answer_to_its_own_images(teacher, student_
     monkeypatch.setattr(training, 'train_step', step)
     train(student_spec('logit', engine='fast'), teacher[0])
     assert len(off) >= 14 and max(off) < .01
+
+
+@pytest.mark.parametrize('padding', [0, 1, 4])
+def test_each_view_has_a_number_of_its_own(padding):
+    side = range(2*padding + 1)
+    views = [(top, left, flip) for top in side for left in side for flip in (False, True)]
+    assert view_count(padding) == len(views)
+    offsets, flips = torch.tensor([v[:2] for v in views]), torch.tensor([v[2] for v in views])
+    numbers = view_number(offsets, flips, padding)
+    assert numbers.tolist() == list(range(len(views)))
+    again = view_of(numbers, padding)
+    assert torch.equal(again[0], offsets) and torch.equal(again[1], flips)
+
+
+def test_a_cache_makes_its_folder_and_says_what_is_in_it(tmp_path):
+    cache = TeacherCache(tmp_path/'not'/'there', 3, 10, padding=1)
+    assert {'logits.npy', 'known.npy'} <= {p.name for p in cache.folder.iterdir()}
+    assert cache.logits.shape == (3, 18, 10) and cache.logits.dtype == np.float16 and cache.known.shape == (3, 18)
+    assert cache.missing([0, 2], [5, 17]).tolist() == [True, True]
+    with pytest.raises(UserError, match='lacks some of these views; let `fill` ask'): cache.read([0], [0])

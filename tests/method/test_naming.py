@@ -1,0 +1,73 @@
+"""Networks, pairs, methods and numbers in words; the tables that show a run and a schema."""
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import Field
+
+from kd_capacity import basics, naming, profiles, run_files
+from kd_capacity.losses import METHODS
+
+MISSING = None, float('nan'), pd.NA
+
+
+@pytest.mark.parametrize('missing', MISSING)
+def test_a_width_is_said_where_it_is_known_and_not_the_standard(missing):
+    assert naming.network_name('resnet18') == naming.network_name('resnet18', missing) == 'R18'
+    assert naming.network_name('resnet50', 4) == naming.network_name('resnet50', 4.) == 'R50·w4'
+    assert naming.network_name('mine', 8) == 'mine·w8'
+
+
+@pytest.mark.parametrize('missing', MISSING)
+def test_a_pair_says_its_widths_where_they_differ(missing):
+    pair = dict(teacher='resnet50', student='resnet18')
+    assert naming.pair_name(pair) == naming.pair_name({**pair, 'width': 8, 'teacher_width': 8}) == 'R50 → R18'
+    assert naming.pair_name({**pair, 'width': 8, 'teacher_width': missing}) == 'R50 → R18'
+    assert naming.pair_name({**pair, 'width': missing, 'teacher_width': 8}) == 'R50 → R18'
+    assert naming.pair_name({**pair, 'width': 4, 'teacher_width': 16}) == 'R50·w16 → R18·w4'
+
+
+def test_what_this_version_lacks_goes_by_its_own_name():
+    assert (naming.method_name('logit'), naming.method_name('mine')) == ('Logit-KD', 'mine')
+    assert (naming.method_colour('logit'), naming.method_colour('mine')) == (METHODS['logit'].colour, METHODS['none'].colour)
+    assert (naming.source_name('cifar10'), naming.source_name('mine')) == ('CIFAR-10', 'mine')
+
+
+def test_a_difference_has_its_sign():
+    assert [naming.signed_text(x) for x in (-.3, .3, *MISSING)] == ['−0.30', '+0.30', '', '', '']
+    assert naming.signed_text(-1.26, 1) == '−1.3'
+
+
+def test_a_record_is_shown_as_a_table():
+    record = dict(run_id='a/b', data={'name': 'digits', 'sha256': '0123456789'}, parameters=12345, seconds=2.04, images_per_second=999.6,
+                  spec={'epochs': 12}, fidelity=None,
+                  outcome=dict(best_epoch=3, validation_best=None, test_best=.91234, test_final=.9),
+                  environment=dict(git_clean=True, git_commit='abc', deterministic=True, device='cpu', device_name='x86', threads=2, packages={'torch': '2.11'}))
+    shown = run_files.as_table(record)['']
+    assert shown.to_dict() == {
+        'run_id': 'a/b', 'data': 'digits 01234567', 'parameters': '12,345', 'best epoch': '3 of 12', 'test best': '91.23%', 'test final': '90.00%',
+        'training': '2.0 s, 1000 images/s', 'deterministic': True, 'device': 'x86 (cpu), 2 threads', 'torch': '2.11', 'git commit': 'abc'}
+    record['environment']['git_clean'] = False
+    record['outcome']['validation_best'], record['fidelity'] = .5, {'agreement': .87654}
+    shown = run_files.as_table(record)['']
+    assert (shown['git commit'], shown['validation best'], shown['agreement']) == ('abc and uncommitted changes', '50.00%', '0.8765')
+    record['environment']['git_commit'] = None
+    assert run_files.as_table(record)['']['git commit'] == 'no git checkout'
+
+
+def test_a_schema_is_shown_as_a_table():
+    class Mine(basics.Checked):
+        n: int = Field(ge=1)
+        share: basics.Fraction = .5
+    first, second = basics.schema_table(Mine)
+    assert (first['key'], first['default'], second['key'], second['default']) == ('n', 'required', 'share', .5)
+    assert first['allowed'] == 'a whole number >= 1' and second['allowed'].startswith('a number')
+
+
+def test_a_profile_is_set_beside_the_papers():
+    paper, differs = profiles.deviations('demo')
+    by_name = {d.choice: d for d in differs}
+    assert paper == 'paper-v2' and (by_name['data'].paper, by_name['data'].ours) == ('cifar10', 'digits')
+    assert (by_name['epochs'].paper, by_name['epochs'].ours) == (100, 12) and 'alpha' not in by_name
+    assert not {'name', 'title', 'description', 'run', 'options'} & set(by_name)
+    assert profiles.deviations('paper-v2') == ('paper-v2', [])
+    assert np.unique([d.choice for d in differs]).size == len(differs)
