@@ -281,12 +281,12 @@ def machine(device): # torch.device
             'date': datetime.now(UTC).isoformat(timespec='minutes')}
 
 # %% ../nbs/study/07_benchmark.ipynb #2114d2e5
-_kinds = {'convolutions': ('convolution', 'cudnn'), 'batch norms': ('batch_norm',),
+_operations = {'convolutions': ('convolution', 'cudnn'), 'batch norms': ('batch_norm',),
           'ReLUs': ('clamp_min', 'threshold', 'relu')}
 
-def _kind(operation):
+def _kind_of_operation(operation):
     "Of an operation of torch, by its name."
-    kinds = (kind for kind, words in _kinds.items() if any(w in operation for w in words))
+    kinds = (kind for kind, words in _operations.items() if any(w in operation for w in words))
     return next(kinds, 'everything else')
 
 def step_shares(spec,   # RunSpec of a baseline
@@ -302,7 +302,7 @@ def step_shares(spec,   # RunSpec of a baseline
     with profile() as seen: loop.seconds(steps)
     name = 'self_device_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
     times = pd.Series({e.key: getattr(e, name) for e in seen.key_averages()})
-    return (times.groupby(_kind).sum()/times.sum()).to_dict()
+    return (times.groupby(_kind_of_operation).sum()/times.sum()).to_dict()
 
 # %% ../nbs/study/07_benchmark.ipynb #e0302abe
 class Trained(NamedTuple):
@@ -455,7 +455,7 @@ class Benchmark(Checked):
     batch: Size          # images a step
     pipeline: Pipeline
     cells: Annotated[dict[str, MeasuredCell], Field(min_length=1)]
-    shares: dict[str, Fraction] = {} # of `step_shares`, an R18 of the fast engine; empty: unknown
+    shares: dict[str, Fraction] | None = None # of `step_shares`, a fast R18; None: unknown
     minutes: NonNegative # that the cells took
 
 # %% ../nbs/study/07_benchmark.ipynb #c5f985fb
@@ -535,13 +535,13 @@ def bound(result): # of `run`
     if len(plain): text += (
         " A cell without a teacher can gain only what lies between the plain loop's share and "
         f'that peak: the plain loop of {plain.idxmax()} is at {plain.max():.0%} already.')
-    return text + _shares_text(result['shares'])
+    return text + _shares_text(result.get('shares'))
 
 def _shares_text(shares):
+    if not shares: return ''
     parts = sorted(shares.items(), key=lambda part: -part[1])
-    if not parts: return ''
-    return (' A fast step of R18 spends ' + ', '.join(f'{share:.0%} on {kind}'
-                                                    for kind, share in parts) +
+    return (' A fast step of R18 spends ' +
+            ', '.join(f'{share:.0%} on {kind}' for kind, share in parts) +
             '. Everything but the convolutions moves maps through memory and has hardly any '
             'arithmetic to speed up.')
 

@@ -616,15 +616,17 @@ def _speed_bars(table, ratio): # the column of the ratio
     ax.set(xlabel=f'speed over the {loop} loop (times)', xlim=(0, longest))
     return ax
 
+# %% ../nbs/site/06_sections.ipynb #cf298ba6
 def _range(ratios): return f'{ratios.min():.2f} to {ratios.max():.2f} times'
 
 def _speed_finding(table, machine):
     "(sentence, column of the ratio): the engines beside the paper's loop, where it was measured."
+    start = f'On {machine} the fast engine is'
     if table.paper_ratio.isna().any():
-        return (f'On {machine} the fast engine is {_range(table.ratio)} as fast as the plain loop',
-                'ratio')
-    return (f"On {machine} the fast engine is {_range(table.paper_ratio)} as fast as the paper's "
-            f'loop, the faithful one {_range(table.faithful_ratio)}', 'paper_ratio')
+        return f'{start} {_range(table.ratio)} as fast as the plain loop', 'ratio'
+    finding = (f"{start} {_range(table.paper_ratio)} as fast as the paper's loop, "
+               f'the faithful one {_range(table.faithful_ratio)}')
+    return finding, 'paper_ratio'
 
 # %% ../nbs/site/06_sections.ipynb #7588e87a
 def _machine_blocks(result):
