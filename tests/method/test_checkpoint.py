@@ -1,4 +1,7 @@
 """Checkpoints: whole or absent, tensors only."""
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -46,3 +49,30 @@ def test_the_hash_sees_names_types_shapes_and_bits():
     others = [{'v': w}, {'w': w.double()}, {'w': w.view(2, 2)}, {'w': -w}, {'w': w, 'v': w}]
     assert len({base, *map(checkpoint.weights_sha256, others)}) == 6
     assert checkpoint.weights_sha256({'w': w.bfloat16()}) != base  # a type that NumPy does not have
+
+
+def test_tensors_go_to_the_device_that_is_asked_for(tmp_path):
+    checkpoint.save(tmp_path/'c.pt', {'w': torch.ones(2)})
+    assert checkpoint.load(tmp_path/'c.pt')['w'].device.type == 'cpu'
+    assert checkpoint.load(tmp_path/'c.pt', 'meta')['w'].device.type == 'meta'
+    with pytest.raises(UserError, match='d.pt does not exist'): checkpoint.load(tmp_path/'d.pt')
+
+
+def test_all_generators_go_on_where_they_were_and_states_of_gpus_that_are_not_here_are_passed_over(monkeypatch):
+    def drawn(): return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item(), random.gauss(0, 1)
+    random.gauss(0, 1), np.random.randn()  # each keeps its second value for the next call
+    states = checkpoint.random_states()
+    before = drawn()
+    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', lambda states: pytest.fail('there is no such GPU'))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for gpus in [], [torch.get_rng_state()]:
+        checkpoint.set_random_states({**states, 'cuda': gpus})
+        assert drawn() == before
+    given = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'set_rng_state_all', given.append)
+    checkpoint.set_random_states({**states, 'cuda': [torch.tensor([1]), torch.tensor([2])]})
+    assert given == [[torch.tensor([1])]]
+    checkpoint.set_random_states({**states, 'cuda': []})
+    assert len(given) == 1

@@ -1,4 +1,5 @@
 """RunSpec, profiles and the runs of a study, from outside."""
+import hashlib
 import json
 
 import pydantic
@@ -203,3 +204,17 @@ def test_a_value_deep_in_a_list_is_refused_with_its_place_and_what_is_allowed():
         with pytest.raises(UserError) as error: basics.checked(Outer, values)
         assert str(error.value) == f'{place} = 0 is not valid; allowed: a whole number >= 1.'
     with pytest.raises(UserError, match=r'rows\[0\].n is missing; give it'): basics.checked(Outer, {'rows': [{'m': 1}]})
+
+
+def test_the_parameters_of_a_student_name_its_teacher_only_where_it_is_another_than_the_rest_gives():
+    assert 'teacher_run' not in parameters(student()) and 'teacher_run' not in parameters(student(width=4))
+    other = student(teacher_run='demo/of/mine')
+    assert parameters(other) == {**parameters(student()), 'teacher_run': 'demo/of/mine'}
+
+
+def test_a_file_of_weights_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match='weights .*w.pt cannot be read: No such file or directory'): student(teacher_weights=str(tmp_path/'w.pt'))
+    (tmp_path/'w.pt').write_bytes(b'abc')
+    spec = student(teacher_weights=str(tmp_path/'w.pt'))
+    assert spec.teacher_sha256 == hashlib.sha256(b'abc').hexdigest() and spec.teacher_run is None
+    assert student(teacher_weights=str(tmp_path/'w.pt'), teacher_sha256='f'*64).teacher_sha256 == 'f'*64

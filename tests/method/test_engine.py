@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import SMALL
-from kd_capacity import data, losses, models
+from kd_capacity import data, engine, losses, models
 from kd_capacity.basics import UserError
 from kd_capacity.engine import (ENGINES, SGD, Engine, choose_threads, cosine, engine_for,
                                 fold_batch_norms, laid_out, share_gpu, torch_switches)
@@ -155,6 +155,45 @@ def test_folding_leaves_the_teacher_itself_alone():
     before = copy.deepcopy(teacher.state_dict())
     fold_batch_norms(teacher)
     assert teacher.state_dict().keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+def test_folding_answers_the_same_without_a_batch_norm(name):
+    torch.manual_seed(0)
+    teacher = models.frozen(models.resnet(name, width=4))
+    for norm in (m for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=.1), norm.running_var.uniform_(.5, 1.5), norm.bias.data.normal_(std=.1)
+    x = torch.randn(3, 3, 8, 8)
+    folded = fold_batch_norms(teacher)
+    torch.testing.assert_close(folded(x), teacher(x), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+
+
+def test_a_network_that_names_no_pairs_is_copied_as_it_is():
+    class Plain(torch.nn.Module):
+        channels = {}
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2)
+        def features(self, x): return self.bn1(self.conv1(x)).mean((2, 3)), {}
+        def forward(self, x): return self.features(x)[0]
+    plain = models.frozen(Plain())
+    copied = fold_batch_norms(plain)
+    assert copied is not plain and copied.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize('flags, has', [('avx2 avx512f', False), ('avx2 avx512_bf16', True), ('amx_bf16 sse', True), (None, False)])
+def test_bfloat16_is_for_cpus_that_multiply_it(monkeypatch, flags, has):
+    class Info:
+        def __init__(self, path): assert path == '/proc/cpuinfo'
+        def exists(self): return flags is not None
+        def read_text(self): return f'processor : 0\nflags : {flags}\n'
+    monkeypatch.setattr(engine, 'Path', Info)
+    engine.cpu_has_bfloat16.cache_clear()
+    try:
+        assert engine_for('fast', torch.device('cpu')).bfloat16 is has
+        assert not engine_for('faithful', torch.device('cpu')).bfloat16
+    finally: engine.cpu_has_bfloat16.cache_clear()
 
 
 def test_the_learning_rate_falls_from_lr_to_lr_min():

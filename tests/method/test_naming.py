@@ -5,6 +5,7 @@ import pytest
 from pydantic import Field
 
 from kd_capacity import basics, naming, profiles, run_files
+from kd_capacity.basics import UserError
 from kd_capacity.losses import METHODS
 
 MISSING = None, float('nan'), pd.NA
@@ -71,3 +72,21 @@ def test_a_profile_is_set_beside_the_papers():
     assert not {'name', 'title', 'description', 'run', 'options'} & set(by_name)
     assert profiles.deviations('paper-v2') == ('paper-v2', [])
     assert np.unique([d.choice for d in differs]).size == len(differs)
+
+
+def test_stored_logits_and_labels_are_small(tmp_path):
+    logits = np.eye(3, dtype=np.float16)
+    run_files.write_logits('demo/a', logits, 2*logits, np.array([0, 1, 2]), tmp_path)
+    with np.load(run_files.run_folder('demo/a', tmp_path)/'logits.npz') as kept:
+        assert {name: kept[name].dtype.name for name in kept} == {'best': 'float16', 'last': 'float16', 'labels': 'int16'}
+
+
+def test_a_header_that_is_no_historys_is_refused_with_its_column(tmp_path):
+    path = run_files.run_folder('demo/a', tmp_path)/'history.csv'
+    path.parent.mkdir(parents=True)
+    columns = [name for name in run_files.HISTORY if not name.startswith('loss_')]
+    for header, says in ((columns, None), (columns[:-1], f'column {columns[-1]} is missing'), ([*columns, 'loss_mine'], None),
+                         ([*columns, 'mine'], "column 'mine' is not known"), ([*columns, columns[0]], 'a column is there twice')):
+        path.write_text(','.join(header) + '\n')
+        assert run_files.header_fault(path) == says
+    with pytest.raises(UserError, match='history.csv is not a history of ours: a column is there twice'): run_files.history('demo/a', tmp_path)
