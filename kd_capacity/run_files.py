@@ -306,7 +306,8 @@ def _git(*args):
     try: place = str(root())
     except UserError: return None  # installed without a clone
     command = ['git', '-C', place, *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try: done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError: return None  # no git here
     return done.stdout.strip() if done.returncode == 0 else None
 
 def _version(package):

@@ -187,15 +187,17 @@ def _quickest_first(self, name, tests, limit, seconds, submit=ForkServerRunner.s
 def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     "mutmut's record of tests, in processes of which one may end badly."
     import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torch._dynamo, torchvision  # noqa: F401 as in tests/forked_pytest.py
-    files = list(tests) or [f for given in configuration.config().pytest_add_cli_args_test_selection
-             for f in ([given] if given.endswith('.py') else sorted(glob.glob(f'{given}/test_*.py')))]
+    given = configuration.config().pytest_add_cli_args_test_selection
+    files = [f for g in given for f in ([g] if g.endswith('.py') else sorted(glob.glob(f'{g}/test_*.py')))]
     ignored = [a.partition('=')[2] for a in configuration.config().pytest_add_cli_args]
-    def one(file):
+    parts = [[t for t in sorted(tests) if t.startswith(f + '::')] if tests else [f] for f in files if f not in ignored]
+    def one(part):
         start = time.monotonic()
-        try: code = collect(self, [file])
-        except ChildProcessError as e: code = e
-        sys.__stdout__.write(f'{file}: {code} {time.monotonic() - start:.0f} s\n'); sys.__stdout__.flush()
-    with ThreadPoolExecutor(jobs) as pool: list(pool.map(one, [f for f in files if f not in ignored]))
+        try: code = collect(self, part)
+        except ChildProcessError as error: code = error
+        sys.__stdout__.write(f'{part[0]}: {code} after {time.monotonic() - start:.0f} s\n')
+        sys.__stdout__.flush()
+    with ThreadPoolExecutor(jobs) as pool: list(pool.map(one, filter(None, parts)))
     unused = {test for test, seconds in state().duration_by_test.items() if seconds == math.inf}
     for test in sorted(unused):
         state().duration_by_test[test] = 0

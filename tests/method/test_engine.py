@@ -211,6 +211,24 @@ def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
 
 # ---- switches and threads
 
+@pytest.mark.parametrize('keep, asked', [(True, [(-4, 0), (-1, 2**31 - 1)]), (False, [(-4, 65536), (-1, 2**17), 'trim'])])
+def test_malloc_is_told_to_keep_what_is_freed_and_to_give_it_back(monkeypatch, keep, asked):
+    "By the numbers that glibc's malloc.h gives M_MMAP_MAX and M_TRIM_THRESHOLD."
+    heard = []
+    class Libc:
+        def mallopt(self, *option): heard.append(option)
+        def malloc_trim(self, pad): heard.append('trim')
+    monkeypatch.setattr(engine.ctypes, 'CDLL', lambda name: Libc())
+    engine.keep_memory(keep)
+    assert heard == asked
+    def none(name): raise OSError(name)
+    monkeypatch.setattr(engine.ctypes, 'CDLL', none)
+    engine.keep_memory(keep)  # another system: nothing to do
+    assert heard == asked
+
+
+def test_an_update_is_not_fused_unless_told(): assert not SGD([torch.ones(1)], .9, 0.).fused
+
 def switches(): return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 

@@ -90,3 +90,15 @@ def test_a_header_that_is_no_historys_is_refused_with_its_column(tmp_path):
         path.write_text(','.join(header) + '\n')
         assert run_files.header_fault(path) == says
     with pytest.raises(UserError, match='history.csv is not a history of ours: a column is there twice'): run_files.history('demo/a', tmp_path)
+
+
+def test_a_run_tells_its_commit_where_there_is_one(monkeypatch, tmp_path):
+    says = {'rev-parse': 'abc', 'status': ''}
+    monkeypatch.setattr(run_files, '_git', lambda command, *more: says[command])
+    assert (run_files.environment()['git_commit'], run_files.environment()['git_clean']) == ('abc', True)
+    says['status'] = ' M README.md'
+    assert run_files.environment()['git_clean'] is False
+    monkeypatch.undo()
+    monkeypatch.setenv('PATH', str(tmp_path))  # where there is no git
+    told = run_files.environment()
+    assert told['git_commit'] is None and told['git_clean'] is None and told['packages']['torch']

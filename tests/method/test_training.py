@@ -229,6 +229,25 @@ def test_a_loss_that_is_not_finite_ends_in_a_failed_record(tmp_path):
     with pytest.raises(RunFailed, match='force True'): train(spec, tmp_path)
 
 
+def test_the_step_that_failed_is_counted_from_the_start_of_the_run(tmp_path, monkeypatch):
+    real, epochs = training.train_epoch, []
+    def second_fails(*given):
+        epochs.append(real(*given)[0])
+        return epochs[-1], 3 if len(epochs) == 2 else None
+    monkeypatch.setattr(training, 'train_epoch', second_fails)
+    with pytest.raises(RunFailed, match=r'not finite at step 11 \(epoch 2\)'): train(baseline(), tmp_path)  # 7 steps an epoch
+
+
+def test_a_students_record_tells_of_its_teacher(teacher, student_spec):
+    results, t = teacher
+    r = train(student_spec('logit', epochs=1), results)
+    best = run_files.read_record(t.run_id, results)['weights']['best_sha256']
+    assert r['teacher'] == {'run_id': t.run_id, 'weights_sha256': best}
+    theirs, ours = (run_files.logits(run_id, results)['best'] for run_id in (t.run_id, r['run_id']))
+    assert r['fidelity'] == {'agreement': fidelity.agreement(theirs, ours),
+                             'kl_t1': pytest.approx(fidelity.kl(theirs, ours, 1.), rel=1e-2), 'kl_t4': pytest.approx(fidelity.kl(theirs, ours, 4.), rel=1e-2)}
+
+
 def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path):
     spec, whole = baseline(epochs=3), tmp_path/'whole'
     want = train(spec, whole)
