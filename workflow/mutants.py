@@ -181,7 +181,7 @@ def _quickest_first(self, name, tests, limit, seconds, submit=ForkServerRunner.s
         if total and total + took[test] > SECONDS: break
         chosen.append(test)
         total += took[test]
-    submit(self, name, chosen, int(20 + 6*total), total)
+    submit(self, name, chosen, int(120 + 6*total), total)
 
 
 def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
@@ -267,7 +267,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     p.add_argument('modules', nargs='*', help='names of modules, all if none')
     p.add_argument('--sample', type=int, help='mutants to draw from each module, with seed 0')
-    p.add_argument('--again', action='store_true', help='only those that survived before')
+    p.add_argument('--again', action='store_true', help='only those that survived before, or took too long')
     p.add_argument('--rest', action='store_true', help='only those never tried')
     p.add_argument('--report', action='store_true', help='only the table of what was tried before')
     p.add_argument('--jobs', type=int, default=1)
@@ -286,7 +286,7 @@ def main():
         for name in names:
             known = states(name)
             drawn = random.Random(0).sample(sorted(known), min(a.sample or len(known), len(known)))
-            if a.again: chosen += [m for m in drawn if known[m] not in (*CAUGHT, 'not checked')]
+            if a.again: chosen += [m for m in drawn if known[m] not in ('killed', 'not checked')]
             elif a.sample or a.rest: chosen += [m for m in drawn if known[m] == 'not checked']
             else: chosen.append(f'kd_capacity.{name}.*')
         if chosen: mutmut._run(chosen, a.jobs)
