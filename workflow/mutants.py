@@ -221,7 +221,8 @@ def _set_runner():
 
 # --- what came of them
 
-CAUGHT = 'killed', 'timeout', 'segfault', 'suspicious'
+# pytest is "interrupted" where a file of tests cannot be imported
+CAUGHT = 'killed', 'timeout', 'segfault', 'suspicious', 'check was interrupted by user'
 
 
 def states(module):
