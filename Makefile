@@ -115,7 +115,7 @@ _build/nbs/%.ipynb: nbs/%.ipynb $(LIBRARY)
 SHOWING := _build/nbs/index.ipynb $(filter-out %/index.ipynb %/benchmark.ipynb,$(filter _build/nbs/report/%,$(PAGES)))
 $(SHOWING): _build/records
 $(SHOWING): GIVEN = -p profiles "$(PROFILE)"
-_build/nbs/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json)
+_build/nbs/report/benchmark.ipynb: $(wildcard $(RESULTS)/benchmarks/*.json $(RESULTS)/benchmarks/scale/scale.json)
 _build/nbs/report/explorer.ipynb: theme/explorer.js theme/explorer.css
 _build/nbs/report/runs.ipynb: theme/runs.js
 

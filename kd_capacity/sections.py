@@ -10,15 +10,15 @@ __all__ = ['evidence_section', 'state_section', 'gains_section', 'metrics_sectio
            'control_section', 'classes_section', 'disagreement_section', 'calibration_section', 'amount_section',
            'convergence_section', 'gap_section', 'schedule_section', 'norms_section', 'runs_section',
            'explorer_section', 'cost_section', 'device_section', 'left_section', 'paper_cost_section',
-           'benchmark_section', 'commands_section', 'environment_section', 'data_section', 'deviations_section',
-           'limits_section', 'citation_section', 'reproduced_section', 'price_section', 'declaration_section',
-           'dose_section']
+           'benchmark_section', 'scale_section', 'commands_section', 'environment_section', 'data_section',
+           'deviations_section', 'limits_section', 'citation_section', 'reproduced_section', 'price_section',
+           'declaration_section', 'dose_section']
 
 # %% ../nbs/site/06_sections.ipynb #12ac3843
 import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, mixed_models, noise_sources, pooled_effects, power, records
-from . import run_pages, specification_curve, statistics, study, tables, wording
+from . import run_pages, scale, specification_curve, statistics, study, tables, wording
 from .naming import method_colour, method_name, pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
@@ -653,6 +653,21 @@ def benchmark_section(report): # its options: measure, minutes, device
     measured = benchmark.read_benchmarks(folder)
     if not measured: yield Text('Nothing has been measured yet: `make bench` does it.')
     for result in measured.values(): yield from _machine_blocks(result)
+
+# %% ../nbs/site/06_sections.ipynb #894a9134
+def scale_section(report):
+    "How the costs of a study grow with its runs, as measured."
+    rows = scale.read_scale(report.results/'benchmarks'/'scale')
+    if not rows: return
+    powers = scale.exponents(rows)
+    most, worst = rows[-1]['runs'], max(powers.values())
+    yield Text(f'## What a study costs before its first run grows with its runs to the power '
+               f'{worst:.2f} at most\n\n{scale.scale_text(rows)}')
+    yield Figure(scale.scale_figure(rows), f'Up to {most:,} runs: '
+                 + ', '.join(f'{what.replace("_", " ")} {power:.2f}'
+                             for what, power in powers.items()) + ' (1 is linear growth).',
+                 'Seconds of processor time over the runs of a study, both logarithmic, a line '
+                 'for each step')
 
 # %% ../nbs/site/06_sections.ipynb #65d259d2
 def commands_section(report):

@@ -84,8 +84,8 @@ def with_plan(runs,  # DataFrame of `records.load_runs`
     "The planned runs in the plan's order: complete, failed, or `missing`."
     ids = [s.run_id for s in specs]
     recorded = runs[runs.run_id.isin(ids)].drop_duplicates('run_id')
-    sha = next(iter(recorded.data_sha256.dropna()), None)
-    absent = [_planned_row(s, sha) for s in specs if s.run_id not in set(recorded.run_id)]
+    sha, there = next(iter(recorded.data_sha256.dropna()), None), set(recorded.run_id)
+    absent = [_planned_row(s, sha) for s in specs if s.run_id not in there]
     is_number = pd.api.types.is_numeric_dtype
     numeric = {c: t for c, t in runs.dtypes.items() if is_number(t) and t != bool}
     missing = pd.DataFrame(absent, columns=runs.columns).astype(numeric)

@@ -1,7 +1,8 @@
 """Studies of thousands of runs: made once, in time that grows with the runs and no faster."""
 import pytest
+from conftest import ROOT
 
-from kd_capacity import profiles, scale
+from kd_capacity import pages, profiles, scale, sections, tables
 from kd_capacity.progress import StudyProgress
 from kd_capacity.selection import runs_of
 
@@ -35,3 +36,26 @@ def test_snakemake_goes_through_a_thousand_runs_in_seconds(tmp_path):
 def test_the_exponent_is_that_of_the_part_that_grows(power):
     table = scale.pd.DataFrame([{'runs': n, 'graph': 7 + 0.01*(n - 20)**power} for n in (20, 500, 1000, 5000)])
     assert scale.exponent(table, 'graph') == pytest.approx(power)
+
+
+def test_the_measured_growth_is_on_the_benchmark_page_and_near_linear(tmp_path):
+    text, figure = sections.scale_section(pages.Report([], ROOT/'results'))
+    rows = scale.read_scale(ROOT/'results'/'benchmarks'/'scale')
+    powers = scale.exponents(rows)
+    assert set(powers) == {'graph', 'look', 'plan', 'dry_run'} and max(powers.values()) <= 1.1 and rows[-1]['runs'] > 4900
+    assert all(f'{power:.2f}' in text.markdown and f'{power:.2f}' in figure.caption for power in powers.values())
+    assert [len(line.get_xdata()) for line in figure.drawn.axes[0].lines] == [len(rows) - 1]*4
+    assert 'sections.scale_section' in (ROOT/'nbs'/'report'/'benchmark.ipynb').read_text()
+    assert list(sections.scale_section(pages.Report([], tmp_path))) == []
+
+
+def test_half_a_study_is_completed_by_its_plan_in_time_that_grows_with_the_runs(monkeypatch):
+    "Whether a run is there is asked of a set that is made once."
+    import pandas as pd
+    from made_up import baseline, cell, frame
+    runs = frame(cell(baseline(), [.9]*40))
+    asked = []
+    iterate = pd.Series.__iter__
+    monkeypatch.setattr(pd.Series, '__iter__', lambda column: asked.append(column.name) or iterate(column))
+    table = tables.with_plan(runs, [baseline(seed=seed) for seed in range(80)])
+    assert table.status.value_counts().to_dict() == {'complete': 40, 'missing': 40} and asked.count('run_id') <= 2

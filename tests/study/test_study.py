@@ -94,6 +94,7 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
     monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
     (tmp_path/'profiles').mkdir()
     (tmp_path/'profiles'/'tiny.toml').write_text(tiny_profile(selection=True))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'MIG-11/2/0,7')  # two GPUs, as far as study, Snakemake and papermill can tell
     results = tmp_path/'results'
     baseline = next(s for s in study_runs('tiny') if s.role == 'baseline')
     hot = baseline.replace(lr=1e30, clipping='none')  # a record of a failed run, under the id of a run of the study
@@ -119,6 +120,8 @@ def test_snakemake_walks_selects_goes_on_after_a_failure_and_does_nothing_twice(
     assert run().returncode == 0  # only the missing run
     after = {p: p.stat().st_mtime_ns for p in results.glob('**/record.json')}
     assert len(after) == 5 and all(after[p] == t for p, t in before.items())
+    trained = [records.read_record(s, results)['environment']['visible_devices'] for s in study.runs_of('tiny', results)]
+    assert set(trained) == {'MIG-11/2/0', '7'}, 'each kernel sees one of them, and its record says which'
     assert (records.run_folder(baseline.run_id, results)/'run.ipynb').exists()
 
 
