@@ -84,7 +84,8 @@ hooks: ## saving a notebook in JupyterLab makes no diff of outputs: git filters 
 	@echo "git now commits notebooks without outputs (workflow/gitconfig)."
 
 # --- report: what changed is executed again, then Quarto or pandoc makes the site of it
-EXECUTE = papermill --no-progress-bar --log-level ERROR -k python3
+# a notebook is written once, at its end or at its first error, not after each of its cells
+EXECUTE = papermill --no-progress-bar --no-request-save-on-cell-execute --log-level ERROR -k python3
 
 # not called MAKE, so that `make -n report` starts nothing
 AGAIN = $(MAKE) --no-print-directory

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'title_of', 'navigation', 'neighbours', 'make_pages', 'write_text', 'stylesheet', 'moved', 'fill_frame',
-           'make_run_pages', 'on_its_own', 'finish', 'site', 'picture', 'main']
+           'make_run_pages', 'on_its_own', 'finish', 'shares', 'site', 'picture', 'main']
 
 # %% ../nbs/site/04_site_build.ipynb #acdfcda7
 import json, os, re, shutil, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
+import yaml
 from fastcore.script import Param, call_parse
 from . import staging
-from .config import UserError, atomic, root
+from .basics import UserError, atomic, root
 from .staging import FRAME, FRAME_ABOUT, FRAME_BODY, FRAME_TITLE
 from .staging import all_pages, page_markdown, pandoc, quarto_settings, stage
 from .show import theme_file
@@ -183,29 +184,77 @@ def _swap(made, place):
     made.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
-def _quarto(quarto, folder):
-    "Render with Quarto; its project file stages before and finishes after."
-    if subprocess.run([quarto, 'render'], cwd=str(folder), check=False).returncode:
-        raise UserError('quarto render failed; its messages are above.')
+# %% ../nbs/site/04_site_build.ipynb #ae55679f
+def _weight(folder, path):
+    "About how long the pages at a path of the project take, in small pages."
+    pages = [folder/path] if (folder/path).is_file() else (folder/path).glob('*.ipynb')
+    return sum(1 + page.stat().st_size/400_000 for page in pages)
 
-def _without_quarto(folder):
-    "Stage, make the pages by pandoc and fill the frame, beside the old website; then swap."
+def shares(folder, # the repository, staged
+           number, # of processes
+           ):
+    "What each process renders: the front page and folders of pages, about as much for each."
+    folders = {os.path.dirname(page.path) for page in (*all_pages(folder), FRAME)} - {''}
+    paths = ['index.ipynb', *sorted(folders)]
+    weights = {path: _weight(folder, path) for path in paths}
+    parts = [[] for _ in range(number)]
+    for path in sorted(paths, key=weights.get, reverse=True):
+        min(parts, key=lambda part: sum(map(weights.get, part))).append(path)
+    return [part for part in parts if part]
+
+# %% ../nbs/site/04_site_build.ipynb #4cb168ee
+def _project(folder, to):
+    "A copy of the staged project, which nothing has to be staged in or finished."
+    settings = quarto_settings(folder)
+    for name in 'pre-render', 'post-render': settings['project'].pop(name, None)
+    to.mkdir()
+    for name in 'pages', 'theme': shutil.copytree(folder/name, to/name)
+    shutil.copy(folder/'index.ipynb', to)
+    write_text(to/'_quarto.yml', yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return to
+
+def _join(made, into, paths):
+    "Add the pages of a share to a website, and what is known of them to its search."
+    search = [json.loads((site/'search.json').read_text(encoding='utf-8'))
+              for site in (into, made) if (site/'search.json').exists()]
+    front = into/'index.html'
+    kept = front.read_bytes() if front.exists() and 'index.ipynb' not in paths else None
+    shutil.copytree(made, into, dirs_exist_ok=True)
+    if kept: front.write_bytes(kept)  # in the other shares it only leads to some page
+    text = json.dumps([entry for part in search for entry in part], ensure_ascii=False, indent=1)
+    if search: write_text(into/'search.json', text)
+
+# %% ../nbs/site/04_site_build.ipynb #11145044
+def _quarto(quarto, folder, made):
+    "Stage, render with as many processes as there are cores, and finish, in the folder `made`."
     stage(folder)
-    (folder/'_build').mkdir(exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix='site-', dir=str(folder/'_build')))
-    try:
-        made.chmod(0o755)
-        make_pages(folder, made)
-        make_run_pages(made, folder)
-        _swap(made, folder/'_site')
-    finally: shutil.rmtree(made, ignore_errors=True)
+    parts = shares(folder, len(os.sched_getaffinity(0)))
+    copies = [_project(folder, made/str(i)) for i in range(len(parts))]
+    # an option behind them, or Quarto would take all but the first path for options of pandoc
+    calls = [[quarto, 'render', *part, '--to', 'html'] for part in parts]
+    running = [subprocess.Popen(call, cwd=copy) for call, copy in zip(calls, copies)]
+    if any([process.wait() for process in running]):
+        raise UserError('quarto render failed; its messages are above.')
+    for part, copy in zip(parts, copies): _join(copy/'_site', made/'site', part)
+    finish(made/'site', folder)
+
+def _pandoc(folder, made):
+    "Stage, make the pages by pandoc and fill the frame, in the folder `made`."
+    stage(folder)
+    make_pages(folder, made/'site')
+    make_run_pages(made/'site', folder)
 
 # %% ../nbs/site/04_site_build.ipynb #e7fc6d21
 def site(folder=None): # the repository; None: where this package is
     "Make _site/ with Quarto if it is on PATH, else with pandoc; returns (front page, which)."
     folder, quarto = Path(folder or root()), shutil.which('quarto')
-    if quarto: _quarto(quarto, folder)
-    else: _without_quarto(folder)
+    (folder/'_build').mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix='site-', dir=str(folder/'_build')))
+    try:
+        if quarto: _quarto(quarto, folder, made)
+        else: _pandoc(folder, made)
+        _swap(made/'site', folder/'_site')
+    finally: shutil.rmtree(made, ignore_errors=True)
     return folder/'_site'/'index.html', 'Quarto' if quarto else 'pandoc'
 
 # %% ../nbs/site/04_site_build.ipynb #86cc3969

@@ -12,13 +12,15 @@ __all__ = ['LABEL', 'UNBUILT', 'FRAME', 'FRAME_TITLE', 'FRAME_ABOUT', 'FRAME_BOD
 import ast, json, os, re, subprocess
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 import nbformat, yaml
 from fastcore.script import call_parse
 from nbdev.doclinks import NbdevLookup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
-from .config import UserError, atomic, root
+from nbformat import NotebookNode
+from nbformat.v4 import new_notebook
+from .basics import UserError, atomic, root
 
 # %% ../nbs/site/01_staging.ipynb #781a0b96
 @dataclass(frozen=True)
@@ -27,18 +29,18 @@ class Page:
     source: Path # of the notebook, from the repository: nbs/method/03_losses.ipynb
     order: int   # its place in its part; an index page is 0
 
-    @property
+    @cached_property
     def part(self):
         "Folder of the part; '' for the front page."
         return self.source.parent.name if len(self.source.parts) > 2 else ''
 
-    @property
+    @cached_property
     def path(self):
         "Of the staged notebook, from the repository: pages/method/losses.ipynb."
         if not self.part: return 'index.ipynb'
         return f'pages/{self.part}/' + re.sub(r'^\d+[a-z]*_', '', self.source.name)
 
-    @property
+    @cached_property
     def address(self): return self.path.replace('.ipynb', '.html')
 
     @property
@@ -125,6 +127,17 @@ def _picture(output, kind, alt):
     image = f'<img src="{escape(source)}" alt="{escape(alt)}"{size}>'
     return f'<figure class="plot">{box(image, "Figure")}</figure>'
 
+# %% ../nbs/site/01_staging.ipynb #92c99abc
+# nbformat's own constructors check each cell, which takes longer than all else that is done with
+# it; the notebook is checked as a whole when it is written
+def _cell(kind, source, **more):
+    return NotebookNode(cell_type=kind, metadata=NotebookNode(), source=source, **more)
+
+def _output(kind, **more): return NotebookNode(output_type=kind, **more)
+
+def _shown_data(data):
+    return _output('display_data', metadata=NotebookNode(), data=NotebookNode(data))
+
 # %% ../nbs/site/01_staging.ipynb #41b8a36c
 def staged_output(output,      # of a notebook's code cell
                   alt='',      # text alternative of an image
@@ -133,18 +146,18 @@ def staged_output(output,      # of a notebook's code cell
     "The output as a page needs it, or None."
     if output['output_type'] == 'stream':
         if output['name'] != 'stdout': return None
-        return new_output('stream', name='stdout', text=output['text'])
+        return _output('stream', name='stdout', text=output['text'])
     if output['output_type'] == 'error':
-        return new_output('error', **{k: output[k] for k in ('ename', 'evalue', 'traceback')})
+        return _output('error', **{k: output[k] for k in ('ename', 'evalue', 'traceback')})
     data = output['data']
     if any('widget' in kind for kind in data): return None
     image = next((kind for kind in _image_kinds if kind in data), None)
-    if image: return new_output('display_data', {'text/html': _picture(output, image, alt)})
+    if image: return _shown_data({'text/html': _picture(output, image, alt)})
     kept = {kind: data[kind] for kind in _kept if kind in data}
     leftover = drawn and list(kept) == ['text/plain'] and _leftover.match(kept['text/plain'])
     if not kept or leftover: return None
     if 'text/html' in kept: kept = {'text/html': boxed(kept['text/html'])}
-    return new_output('display_data', kept)
+    return _shown_data(kept)
 
 # %% ../nbs/site/01_staging.ipynb #0cd9784f
 _link = re.compile(r'(```.*?```|`[^`\n]*`)|\[([^\]\n]+)\]\(([^)\s]+)\)', re.DOTALL)
@@ -215,7 +228,7 @@ def first_lines(nb # a notebook
 def _front_matter(title, description, order):
     fields = {'title': title, 'description': description, 'order': order}
     lines = [f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in fields.items() if v != '']
-    return new_raw_cell('\n'.join(['---', *lines, '---']))
+    return _cell('raw', '\n'.join(['---', *lines, '---']))
 
 def _staged_code(cell, heading):
     "A code cell as a page needs it, or None."
@@ -227,7 +240,7 @@ def _staged_code(cell, heading):
     injected = 'injected-parameters' in cell.metadata.get('tags', [])
     if 'hide' in directives or injected or not (code.strip() or outputs): return None
     head = [f'#| {k}: {v}' for k, v in settings.items()]
-    return new_code_cell('\n'.join(head + [code]), outputs=outputs)
+    return _cell('code', '\n'.join(head + [code]), execution_count=None, outputs=outputs)
 
 # %% ../nbs/site/01_staging.ipynb #5b1fa9c4
 def _with_kernel(cells):
@@ -247,11 +260,11 @@ def staged(nb,          # an executed notebook
     title, description, rest = first_lines(nb)
     linked = lambda text: relink(text, page, pages)
     named = lambda text: linked_names(text, page, pages, lookup) if lookup else text
-    heading, cells = title, [new_markdown_cell(label)] if label else []
+    heading, cells = title, [_cell('markdown', label)] if label else []
     for i, cell in enumerate(nb.cells):
         text = rest if i == 0 and title else cell.source
         if cell.cell_type == 'markdown':
-            cells.append(new_markdown_cell(named(linked(text))) if text.strip() else None)
+            cells.append(_cell('markdown', named(linked(text))) if text.strip() else None)
             heading = ([heading] + re.findall(r'(?m)^#+ (.+)$', text))[-1]
         elif cell.cell_type == 'code':
             if 'export' in options(text)[1]: cells += _anchors(text)
@@ -266,7 +279,7 @@ def staged(nb,          # an executed notebook
 # %% ../nbs/site/01_staging.ipynb #689f4fc3
 def _anchors(code):
     "What a link to a name arrives at, above the cell that defines it."
-    return [new_markdown_cell(f'<span id="{name}"></span>') for name in defined(options(code)[2])]
+    return [_cell('markdown', f'<span id="{name}"></span>') for name in defined(options(code)[2])]
 
 # %% ../nbs/site/01_staging.ipynb #bb079b93
 LABEL = ('> **The authors’ runs.** This site is drawn on the runs that the authors of the paper '
@@ -301,7 +314,7 @@ def _fresh_or_source(folder, page):
     if page.part != 'report': return source, False
     title, description, _ = first_lines(source)
     text = f'# {title}\n\n> {description}\n\n{UNBUILT}'
-    return new_notebook(cells=[new_markdown_cell(text)]), False
+    return new_notebook(cells=[_cell('markdown', text)]), False
 
 # %% ../nbs/site/01_staging.ipynb #8b412ef0
 FRAME = Page(Path('nbs/runs/frame.ipynb'), 0)
@@ -310,7 +323,7 @@ FRAME_TITLE, FRAME_ABOUT, FRAME_BODY = 'frame-title', 'frame-about', 'frame-body
 def _frame():
     "A page with a place for each thing that a run's page says."
     text = f'## {FRAME_BODY}\n\n{FRAME_BODY}'
-    cells = [_front_matter(FRAME_TITLE, FRAME_ABOUT, ''), new_markdown_cell(text)]
+    cells = [_front_matter(FRAME_TITLE, FRAME_ABOUT, ''), _cell('markdown', text)]
     return _with_kernel(cells)
 
 def _write(path, nb):

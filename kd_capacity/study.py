@@ -318,7 +318,8 @@ def _report_failures(name, results, status):
     if found: print(f'The first reason: {found[0][1]}', file=sys.stderr)
 
 # %% ../nbs/study/06_study.ipynb #8d01dfb8
-OF_A_REPORT = 'kd_capacity.statistics', 'torchvision'  # slow to import, and wanted by its notebooks
+OF_A_REPORT = ('kd_capacity.control_sections', 'kd_capacity.front', 'torchvision',
+               'sklearn.datasets') # slow to import, and wanted by its notebooks
 
 def warm_call(command):
     "Run a command whose notebooks get forked kernels; its exit status."

@@ -51,10 +51,12 @@ def student_spec(trained_teacher):
 
 @pytest.fixture(scope='session')
 def kernel_server():
-    "What processes need in their environment to find kernels that are forked, not started."
+    "What processes need in their environment to find a papermill and kernels that are forked, not started."
+    import subprocess
     from kd_capacity.kernels import warm_kernels
     with warm_kernels(dict(os.environ)) as env:
-        yield {name: env[name] for name in ('KD_KERNELS', 'JUPYTER_PATH')}
+        subprocess.run(['papermill', '--version'], env=env, check=True, capture_output=True)  # waits for the server
+        yield {name: env[name] for name in ('KD_KERNELS', 'JUPYTER_PATH', 'PATH')}
 
 
 @pytest.fixture

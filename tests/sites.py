@@ -65,7 +65,7 @@ def execute(into, *names, **parameters):
             given = parameters if parameters_of(source) else {}
             papermill.execute_notebook(str(source), str(made), parameters=given,
                                        cwd=str(source.parent), kernel_name='python3', start_timeout=600,
-                                       progress_bar=False)
+                                       progress_bar=False, request_save_on_cell_execute=False)
 
 
 def make_site(root):

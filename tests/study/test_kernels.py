@@ -17,8 +17,8 @@ def notebook(path, source):
     return path
 
 
-def papermill(path, env, **more):
-    return subprocess.Popen([sys.executable, '-m', 'papermill', str(path), str(path.with_suffix('.out.ipynb')), '--cwd', str(path.parent), '--no-progress-bar'],
+def papermill(path, env, command=(sys.executable, '-m', 'papermill'), **more):
+    return subprocess.Popen([*command, str(path), str(path.with_suffix('.out.ipynb')), '--cwd', str(path.parent), '--no-progress-bar'],
                             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 
@@ -37,10 +37,14 @@ def written(path, within=300):
     pytest.fail(f'{path} was never written')
 
 
-def test_a_kernel_ends_when_papermill_is_killed_and_others_live_on(tmp_path, warm):
+FORKED = ['papermill']  # the first on the PATH of warm kernels
+
+
+@pytest.mark.parametrize('command', [[sys.executable, '-m', 'papermill'], FORKED], ids=['started', 'forked'])
+def test_a_kernel_ends_when_papermill_is_killed_and_others_live_on(command, tmp_path, warm):
     (tmp_path/'a').mkdir(), (tmp_path/'b').mkdir()
-    first = papermill(notebook(tmp_path/'a'/'n.ipynb', "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"), os.environ)
-    other = papermill(notebook(tmp_path/'b'/'n.ipynb', "import os; open('pid', 'w').write(str(os.getpid())); print(sum(range(10)))"), os.environ)
+    first = papermill(notebook(tmp_path/'a'/'n.ipynb', "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"), os.environ, command)
+    other = papermill(notebook(tmp_path/'b'/'n.ipynb', "import os; open('pid', 'w').write(str(os.getpid())); print(sum(range(10)))"), os.environ, command)
     kernel = int(written(tmp_path/'a'/'pid'))
     first.send_signal(signal.SIGKILL)
     assert gone(kernel)
@@ -51,6 +55,42 @@ def test_a_kernel_ends_when_papermill_is_killed_and_others_live_on(tmp_path, war
 def test_an_error_in_a_cell_is_papermills_error(tmp_path, warm):
     done = papermill(notebook(tmp_path/'n.ipynb', 'int("one")'), os.environ)
     assert done.wait(600) == 1 and 'ValueError: invalid literal' in done.stdout.read()
+
+
+def test_a_forked_papermill_says_and_returns_what_a_started_one_does(tmp_path, warm):
+    both = []
+    for i, command in enumerate(([sys.executable, '-m', 'papermill'], FORKED)):
+        (tmp_path/str(i)).mkdir()
+        path = notebook(tmp_path/str(i)/'n.ipynb', 'import os; print(os.getcwd(), os.environ["MARK"], 1/0)')
+        done = papermill(path, {**os.environ, 'MARK': 'mine'}, command)
+        status, text = done.wait(600), done.stdout.read()
+        assert status == 1 and 'ZeroDivisionError' in text
+        made = nbformat.read(path.with_suffix('.out.ipynb'), 4)
+        both.append((text.rpartition('papermill.exceptions')[2].replace(str(path.parent), ''), [c.source for c in made.cells]))
+    assert both[0] == both[1]
+    asked = [subprocess.run([*command, *more], capture_output=True, text=True, check=False, cwd=tmp_path)
+             for command in ([sys.executable, '-m', 'papermill'], FORKED) for more in (['--foo'], ['--version'])]
+    assert [done.returncode for done in asked] == [2, 0, 2, 0] and 'No such option' in asked[2].stderr
+    assert asked[1].stdout == asked[3].stdout
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_forked_papermill_and_its_kernel(number, tmp_path, warm):
+    ended = papermill(notebook(tmp_path/'n.ipynb', "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"), os.environ, FORKED)
+    kernel = int(written(tmp_path/'pid'))
+    ended.send_signal(number)
+    assert ended.wait(600) != 0 and gone(kernel)
+
+
+def test_a_kernel_is_told_of_the_sigterm_that_papermill_gets(tmp_path, warm):
+    source = """import os, signal, time
+def told(*_): open('told', 'w').write('yes'); os._exit(0)
+signal.signal(signal.SIGTERM, told)
+open('pid', 'w').write(str(os.getpid())); time.sleep(600)"""
+    ended = papermill(notebook(tmp_path/'n.ipynb', source), os.environ, FORKED)
+    written(tmp_path/'pid')
+    ended.send_signal(signal.SIGTERM)
+    assert written(tmp_path/'told') == 'yes' and ended.wait(600) != 0
 
 
 def test_a_server_that_is_gone_is_said_in_words(tmp_path):
