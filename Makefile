@@ -7,7 +7,8 @@ RUNS ?= ours
 $(if $(filter-out ours authors,$(RUNS)),$(error RUNS = $(RUNS) is not valid; allowed: ours, authors))
 JOBS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo 4 || echo $$n)
 THREADS = $(shell echo $$(( $$(nproc) > $(JOBS) ? $$(nproc)/$(JOBS) : 1 )))
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# where kernels are warm, papermill is too, and PATH has it first (nbs/study/05_kernels.ipynb)
+export PATH := $(if $(KD_KERNELS),,$(CURDIR)/.venv/bin:)$(PATH)
 
 RESULTS := $(or $(KD_RESULTS),results)
 LIBRARY := $(wildcard kd_capacity/*.py)

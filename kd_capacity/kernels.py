@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from .basics import root
 
-# %% ../nbs/study/05_kernels.ipynb #04a0c200
+# %% ../nbs/study/05_kernels.ipynb #88a9cf01
 def _take_on(request):
     "The folder and environment of who asked, in a session of its own."
     os.setsid()
@@ -51,7 +51,7 @@ def _be_kernel(client, request):
     lines = f'--IPKernelApp.exec_lines={_inline_figures}'
     IPKernelApp.launch_instance(argv=['-f', request['file'], lines, _quiet])
 
-# %% ../nbs/study/05_kernels.ipynb #4009bcaa
+# %% ../nbs/study/05_kernels.ipynb #346ee331
 def _be_papermill(client, request, files):
     "Be an ordinary papermill; the last thing sent is its exit status."
     from papermill.cli import papermill  # imported in the server already
@@ -85,6 +85,21 @@ def _fork(server, client):
     except BaseException: traceback.print_exc()  # noqa: BLE001 — whatever it is, the log has it
     finally: os._exit(0)
 
+# %% ../nbs/study/05_kernels.ipynb #9915a22d
+EVERY_KERNEL = ('ipykernel.kernelapp', 'ipykernel.ipkernel', 'ipykernel.debugger',
+                'matplotlib_inline.backend_inline',
+                'matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures',
+                'torch._dynamo', # which torch imports when a network's cost is measured
+                'papermill.cli')
+
+def _warm_up(modules):
+    "What each kernel, and each papermill, would do anew."
+    import nbformat  # here: who asks for a kernel needs neither
+    from jupyter_client.provisioning import KernelProvisionerFactory
+    for name in (*EVERY_KERNEL, *modules): import_module(name)
+    nbformat.validate(nbformat.v4.new_notebook()) # compiles the schema of notebooks
+    KernelProvisionerFactory.instance()           # looks through all installed packages
+
 # %% ../nbs/study/05_kernels.ipynb #2ab7cd3a
 def serve_kernels(
     fd:int,       # of a listening socket
@@ -104,20 +119,6 @@ def serve_kernels(
             except TimeoutError: continue
             _fork(server, client)
             client.close()
-
-EVERY_KERNEL = ('ipykernel.kernelapp', 'ipykernel.ipkernel', 'ipykernel.debugger',
-                'matplotlib_inline.backend_inline',
-                'matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures',
-                'torch._dynamo', # which torch imports when a network's cost is measured
-                'papermill.cli')
-
-def _warm_up(modules):
-    "What each kernel, and each papermill, would do anew."
-    import nbformat  # here: who asks for a kernel needs neither
-    from jupyter_client.provisioning import KernelProvisionerFactory
-    for name in (*EVERY_KERNEL, *modules): import_module(name)
-    nbformat.validate(nbformat.v4.new_notebook()) # compiles the schema of notebooks
-    KernelProvisionerFactory.instance()           # looks through all installed packages
 
 # %% ../nbs/study/05_kernels.ipynb #7ccec266
 _PAPERMILL = """#!/bin/sh

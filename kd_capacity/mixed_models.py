@@ -10,7 +10,7 @@ __all__ = ['MIXED_COLUMNS', 'TAU', 'teacher_accuracy', 'accuracy_gaps', 'moderat
 import warnings
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, special
 from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 from .naming import method_name, pair_name, signed_text
@@ -136,7 +136,8 @@ def _given_tau(y, v, x, tau):
 def _mixture_quantile(q, weights, means, sds):
     "The q-quantile of a mixture of normals."
     low, high = (means - 8*sds).min(), (means + 8*sds).max()
-    return optimize.brentq(lambda x: weights @ stats.norm.cdf(x, means, sds) - q, low, high)
+    below = lambda x: weights @ special.ndtr((x - means)/sds) # a tenth of the time of norm.cdf
+    return optimize.brentq(lambda x: below(x) - q, low, high)
 
 def shrink(y,     # observed effects, (k,)
            v,     # their covariance, (k, k)

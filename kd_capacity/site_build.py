@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'title_of', 'navigation', 'neighbours', 'make_pages', 'write_text', 'stylesheet', 'moved', 'fill_frame',
-           'make_run_pages', 'on_its_own', 'finish', 'shares', 'site', 'picture', 'main']
+           'make_run_pages', 'on_its_own', 'finish', 'shared_out', 'site', 'picture', 'main']
 
 # %% ../nbs/site/04_site_build.ipynb #acdfcda7
 import json, os, re, shutil, subprocess, sys, tempfile
@@ -184,15 +184,15 @@ def _swap(made, place):
     made.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/site/04_site_build.ipynb #ae55679f
+# %% ../nbs/site/04_site_build.ipynb #d4e90192
 def _weight(folder, path):
     "About how long the pages at a path of the project take, in small pages."
     pages = [folder/path] if (folder/path).is_file() else (folder/path).glob('*.ipynb')
     return sum(1 + page.stat().st_size/400_000 for page in pages)
 
-def shares(folder, # the repository, staged
-           number, # of processes
-           ):
+def shared_out(folder, # the repository, staged
+               number, # of processes
+               ):
     "What each process renders: the front page and folders of pages, about as much for each."
     folders = {os.path.dirname(page.path) for page in (*all_pages(folder), FRAME)} - {''}
     paths = ['index.ipynb', *sorted(folders)]
@@ -202,7 +202,7 @@ def shares(folder, # the repository, staged
         min(parts, key=lambda part: sum(map(weights.get, part))).append(path)
     return [part for part in parts if part]
 
-# %% ../nbs/site/04_site_build.ipynb #4cb168ee
+# %% ../nbs/site/04_site_build.ipynb #dbf0f546
 def _project(folder, to):
     "A copy of the staged project, which nothing has to be staged in or finished."
     settings = quarto_settings(folder)
@@ -224,17 +224,17 @@ def _join(made, into, paths):
     text = json.dumps([entry for part in search for entry in part], ensure_ascii=False, indent=1)
     if search: write_text(into/'search.json', text)
 
-# %% ../nbs/site/04_site_build.ipynb #11145044
+# %% ../nbs/site/04_site_build.ipynb #f2471da6
 def _quarto(quarto, folder, made):
     "Stage, render with as many processes as there are cores, and finish, in the folder `made`."
     stage(folder)
-    parts = shares(folder, len(os.sched_getaffinity(0)))
+    parts = shared_out(folder, len(os.sched_getaffinity(0)))
     copies = [_project(folder, made/str(i)) for i in range(len(parts))]
     # an option behind them, or Quarto would take all but the first path for options of pandoc
     calls = [[quarto, 'render', *part, '--to', 'html'] for part in parts]
     running = [subprocess.Popen(call, cwd=copy) for call, copy in zip(calls, copies)]
-    if any([process.wait() for process in running]):
-        raise UserError('quarto render failed; its messages are above.')
+    statuses = [process.wait() for process in running]
+    if any(statuses): raise UserError('quarto render failed; its messages are above.')
     for part, copy in zip(parts, copies): _join(copy/'_site', made/'site', part)
     finish(made/'site', folder)
 

@@ -127,10 +127,10 @@ def _picture(output, kind, alt):
     image = f'<img src="{escape(source)}" alt="{escape(alt)}"{size}>'
     return f'<figure class="plot">{box(image, "Figure")}</figure>'
 
-# %% ../nbs/site/01_staging.ipynb #92c99abc
+# %% ../nbs/site/01_staging.ipynb #2a86cc9f
 # nbformat's own constructors check each cell, which takes longer than all else that is done with
 # it; the notebook is checked as a whole when it is written
-def _cell(kind, source, **more):
+def _new_cell(kind, source, **more):
     return NotebookNode(cell_type=kind, metadata=NotebookNode(), source=source, **more)
 
 def _output(kind, **more): return NotebookNode(output_type=kind, **more)
@@ -228,7 +228,7 @@ def first_lines(nb # a notebook
 def _front_matter(title, description, order):
     fields = {'title': title, 'description': description, 'order': order}
     lines = [f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in fields.items() if v != '']
-    return _cell('raw', '\n'.join(['---', *lines, '---']))
+    return _new_cell('raw', '\n'.join(['---', *lines, '---']))
 
 def _staged_code(cell, heading):
     "A code cell as a page needs it, or None."
@@ -240,7 +240,7 @@ def _staged_code(cell, heading):
     injected = 'injected-parameters' in cell.metadata.get('tags', [])
     if 'hide' in directives or injected or not (code.strip() or outputs): return None
     head = [f'#| {k}: {v}' for k, v in settings.items()]
-    return _cell('code', '\n'.join(head + [code]), execution_count=None, outputs=outputs)
+    return _new_cell('code', '\n'.join(head + [code]), execution_count=None, outputs=outputs)
 
 # %% ../nbs/site/01_staging.ipynb #5b1fa9c4
 def _with_kernel(cells):
@@ -260,11 +260,11 @@ def staged(nb,          # an executed notebook
     title, description, rest = first_lines(nb)
     linked = lambda text: relink(text, page, pages)
     named = lambda text: linked_names(text, page, pages, lookup) if lookup else text
-    heading, cells = title, [_cell('markdown', label)] if label else []
+    heading, cells = title, [_new_cell('markdown', label)] if label else []
     for i, cell in enumerate(nb.cells):
         text = rest if i == 0 and title else cell.source
         if cell.cell_type == 'markdown':
-            cells.append(_cell('markdown', named(linked(text))) if text.strip() else None)
+            cells.append(_new_cell('markdown', named(linked(text))) if text.strip() else None)
             heading = ([heading] + re.findall(r'(?m)^#+ (.+)$', text))[-1]
         elif cell.cell_type == 'code':
             if 'export' in options(text)[1]: cells += _anchors(text)
@@ -279,7 +279,8 @@ def staged(nb,          # an executed notebook
 # %% ../nbs/site/01_staging.ipynb #689f4fc3
 def _anchors(code):
     "What a link to a name arrives at, above the cell that defines it."
-    return [_cell('markdown', f'<span id="{name}"></span>') for name in defined(options(code)[2])]
+    names = defined(options(code)[2])
+    return [_new_cell('markdown', f'<span id="{name}"></span>') for name in names]
 
 # %% ../nbs/site/01_staging.ipynb #bb079b93
 LABEL = ('> **The authors’ runs.** This site is drawn on the runs that the authors of the paper '
@@ -314,7 +315,7 @@ def _fresh_or_source(folder, page):
     if page.part != 'report': return source, False
     title, description, _ = first_lines(source)
     text = f'# {title}\n\n> {description}\n\n{UNBUILT}'
-    return new_notebook(cells=[_cell('markdown', text)]), False
+    return new_notebook(cells=[_new_cell('markdown', text)]), False
 
 # %% ../nbs/site/01_staging.ipynb #8b412ef0
 FRAME = Page(Path('nbs/runs/frame.ipynb'), 0)
@@ -323,7 +324,7 @@ FRAME_TITLE, FRAME_ABOUT, FRAME_BODY = 'frame-title', 'frame-about', 'frame-body
 def _frame():
     "A page with a place for each thing that a run's page says."
     text = f'## {FRAME_BODY}\n\n{FRAME_BODY}'
-    cells = [_front_matter(FRAME_TITLE, FRAME_ABOUT, ''), _cell('markdown', text)]
+    cells = [_front_matter(FRAME_TITLE, FRAME_ABOUT, ''), _new_cell('markdown', text)]
     return _with_kernel(cells)
 
 def _write(path, nb):

@@ -93,7 +93,8 @@ with warm_kernels(dict(os.environ)) as env:
     for page in sys.argv[2:]:
         source = root()/'nbs'/page
         papermill.execute_notebook(str(source), sys.argv[1] + '/' + source.name, parameters={'profiles': 'mine', 'results': sys.argv[1]},
-                                   cwd=str(source.parent), kernel_name='python3', progress_bar=False)
+                                   cwd=str(source.parent), kernel_name='python3', progress_bar=False,
+                                   request_save_on_cell_execute=False)
 '''
 SHOWN = 'report/analysis.ipynb', 'report/explorer.ipynb', 'report/cost.ipynb', 'report/training.ipynb', 'index.ipynb'
 

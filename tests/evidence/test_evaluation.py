@@ -1,7 +1,6 @@
 """Any checkpoint judged: a run or a file, on its own images or others, by hand and by papermill."""
 import shutil
 import subprocess
-import sys
 
 import nbformat
 import numpy as np
@@ -86,13 +85,13 @@ def test_what_cannot_be_judged_is_said(judged, tmp_path):
     finally: other.write_bytes(kept)
 
 
-def test_the_template_by_papermill(judged, tmp_path):
+def test_the_template_by_papermill(judged, tmp_path, warm):
     results, teacher, student = judged
     before = sorted(p.stat().st_mtime_ns for p in results.rglob('record.json'))
     given = dict(run=student.run_id, teacher=teacher.run_id, results=results)
     options = [x for k, v in given.items() for x in ('-p', k, str(v))]
     template = ROOT/'nbs'/'experiments'/'evaluate.ipynb'
-    done = subprocess.run([sys.executable, '-m', 'papermill', template, 'out.ipynb', *options, '--no-progress-bar'],
+    done = subprocess.run(['papermill', template, 'out.ipynb', *options, '--no-progress-bar'],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cells = [c for c in nbformat.read(tmp_path/'out.ipynb', 4).cells if c.cell_type == 'code' and c.outputs]

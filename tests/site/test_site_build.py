@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT
 from sites import addresses, copy_repository, make_site, notebook, pages_of, soup
@@ -155,16 +156,72 @@ def test_every_notebook_has_a_page():
     assert listed == notebooks
 
 
-def test_quarto_is_used_where_it_is(tmp_path, monkeypatch, capfd):
+FAKE = """#!/bin/sh
+echo "$@" >> "$CALLS"
+[ -e _quarto.yml ] && ! grep -q -e pre-render -e post-render _quarto.yml || exit 3
+mkdir -p _site && echo elsewhere > _site/index.html
+shift
+for path in "$@"; do
+    case $path in --to) break ;; index.ipynb) echo front > _site/index.html ;; esac
+    [ -d $path ] && mkdir -p _site/$path && touch _site/$path/made.html
+    entries="$entries${entries:+, }{\\"href\\": \\"$path\\"}"
+done
+echo "[$entries]" > _site/search.json
+exit ${QUARTO_STATUS:-0}
+"""
+
+
+def with_two_parts(root):
+    "A small repository of a front page and two chapters, each in a part of its own."
+    small(root, notebook('# config\n\n> what is chosen', 'x = 1'))
+    (root/'nbs'/'study').mkdir()
+    (root/'nbs'/'study'/'00_plan.ipynb').write_text(notebook('# plan\n\n> [config](../method/00_config.ipynb)'))
+    shutil.copytree(ROOT/'theme', root/'theme')
+    settings = staging.quarto_settings(ROOT)
+    settings['website']['sidebar']['contents'] = ['index.ipynb', {'auto': 'pages/method'}, {'auto': 'pages/study'}]
+    (root/'_quarto.yml').write_text(yaml.safe_dump(settings, sort_keys=False))
+    return root
+
+
+@pytest.mark.parametrize('cores', [1, 2, 3, 16])
+def test_quarto_is_used_where_it_is_once_for_each_core(cores, tmp_path, monkeypatch):
+    root, calls = with_two_parts(tmp_path/'root'), tmp_path/'calls'
     (tmp_path/'bin').mkdir()
     fake = tmp_path/'bin'/'quarto'
-    fake.write_text('#!/bin/sh\necho "quarto $@ in $PWD"\nexit ${QUARTO_STATUS:-0}\n')
+    fake.write_text(FAKE)
     fake.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
-    assert site_build.site(tmp_path) == (tmp_path/'_site'/'index.html', 'Quarto')
-    assert capfd.readouterr().out == f'quarto render in {tmp_path}\n'
+    monkeypatch.setenv('CALLS', str(calls))
+    monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
+    assert site_build.site(root) == (root/'_site'/'index.html', 'Quarto')
+    asked = [line.removeprefix('render ').removesuffix(' --to html').split() for line in calls.read_text().splitlines()]
+    everything = ['index.ipynb', 'pages/method', 'pages/runs', 'pages/study']
+    assert len(asked) == min(cores, 4) and sorted(sum(asked, [])) == everything
+    assert (root/'_site'/'index.html').read_text() == 'front\n'
+    assert {p.parent.name for p in (root/'_site'/'pages').rglob('made.html')} == {'method', 'runs', 'study'}
+    assert sorted(e['href'] for e in json.loads((root/'_site'/'search.json').read_text())) == everything
+    (root/'_site'/'kept').touch()
     monkeypatch.setenv('QUARTO_STATUS', '1')
-    with pytest.raises(UserError, match='quarto render failed'): site_build.site(tmp_path)
+    with pytest.raises(UserError, match='quarto render failed'): site_build.site(root)
+    assert (root/'_site'/'kept').exists() and not list((root/'_build').glob('site-*'))
+
+
+def files_of(site):
+    "{name: bytes} of a website; entries of the search in the order of their places."
+    files = {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob('*') if p.is_file()}
+    return {**files, 'search.json': sorted(json.loads(files['search.json']), key=lambda e: e['objectID'])}
+
+
+@pytest.mark.quarto
+@pytest.mark.skipif(not shutil.which('quarto'), reason='no quarto on PATH, so no page was made by it')
+def test_a_site_by_two_quartos_is_the_site_by_one(tmp_path, monkeypatch):
+    root = with_two_parts(tmp_path/'root')
+    sites = []
+    for cores in 1, 2:
+        monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
+        sites.append(files_of(site_build.site(root)[0].parent))
+    assert sites[0] == sites[1] and {'pages/method/config.html', 'pages/study/plan.html'} <= set(sites[0])
+    assert b'href="../method/config.html"' in sites[0]['pages/study/plan.html']
 
 
 # --- the website that pandoc makes

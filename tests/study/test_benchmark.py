@@ -1,7 +1,6 @@
 """The benchmark: every cell beside a plain loop, kept and shown."""
 import json
 import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -58,12 +57,12 @@ def test_a_file_that_is_no_benchmark_is_refused_in_one_sentence(result, tmp_path
     assert told in str(error.value)
 
 
-def test_the_report_shows_what_was_kept(result, tmp_path):
+def test_the_report_shows_what_was_kept(result, tmp_path, warm):
     result = json.loads(json.dumps(result))
     result['machine']['device'] = 'A <b>machine</b>'
     benchmark.write_benchmark(result, tmp_path/'benchmarks')
     pages, out = ROOT/'nbs'/'report', tmp_path/'out.ipynb'
-    call = [sys.executable, '-m', 'papermill', pages/'benchmark.ipynb', out, '--cwd', pages,
+    call = ['papermill', pages/'benchmark.ipynb', out, '--cwd', pages,
             '-k', 'python3', '-p', 'results', tmp_path, '--no-progress-bar']
     done = subprocess.run(map(str, call), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,7 +1,6 @@
 """The templates, as papermill runs them: from anywhere, good input and bad."""
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('warm')
 def papermill(template, output, cwd, **given):
     "A call as on the README, small."
     options = [x for k, v in given.items() for x in ('-p', k, str(v))]
-    return subprocess.run([sys.executable, '-m', 'papermill', str(TEMPLATES/f'{template}.ipynb'), str(output), *options, '--no-progress-bar'],
+    return subprocess.run(['papermill', str(TEMPLATES/f'{template}.ipynb'), str(output), *options, '--no-progress-bar'],
                           cwd=cwd, capture_output=True, text=True)
 
 
