@@ -184,7 +184,7 @@ def _swap(made, place):
     made.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/site/04_site_build.ipynb #d4e90192
+# %% ../nbs/site/04_site_build.ipynb #526e272b
 def _weight(folder, path):
     "About how long the pages at a path of the project take, in small pages."
     pages = [folder/path] if (folder/path).is_file() else (folder/path).glob('*.ipynb')
@@ -202,7 +202,7 @@ def shared_out(folder, # the repository, staged
         min(parts, key=lambda part: sum(map(weights.get, part))).append(path)
     return [part for part in parts if part]
 
-# %% ../nbs/site/04_site_build.ipynb #dbf0f546
+# %% ../nbs/site/04_site_build.ipynb #5e8bb735
 def _project(folder, to):
     "A copy of the staged project, which nothing has to be staged in or finished."
     settings = quarto_settings(folder)
@@ -224,14 +224,16 @@ def _join(made, into, paths):
     text = json.dumps([entry for part in search for entry in part], ensure_ascii=False, indent=1)
     if search: write_text(into/'search.json', text)
 
-# %% ../nbs/site/04_site_build.ipynb #f2471da6
+# %% ../nbs/site/04_site_build.ipynb #a7aa1a2d
 def _quarto(quarto, folder, made):
     "Stage, render with as many processes as there are cores, and finish, in the folder `made`."
     stage(folder)
     parts = shared_out(folder, len(os.sched_getaffinity(0)))
     copies = [_project(folder, made/str(i)) for i in range(len(parts))]
-    # an option behind them, or Quarto would take all but the first path for options of pandoc
-    calls = [[quarto, 'render', *part, '--to', 'html'] for part in parts]
+    # options behind them, or Quarto would take all but the first path for options of pandoc
+    options = '--to', 'html', '--log-level', 'warning'
+    print(f'Quarto renders {len(all_pages(folder))} pages, in {len(parts)} processes', flush=True)
+    calls = [[quarto, 'render', *part, *options] for part in parts]
     running = [subprocess.Popen(call, cwd=copy) for call, copy in zip(calls, copies)]
     statuses = [process.wait() for process in running]
     if any(statuses): raise UserError('quarto render failed; its messages are above.')

@@ -175,7 +175,7 @@ def with_two_parts(root):
     "A small repository of a front page and two chapters, each in a part of its own."
     small(root, notebook('# config\n\n> what is chosen', 'x = 1'))
     (root/'nbs'/'study').mkdir()
-    (root/'nbs'/'study'/'00_plan.ipynb').write_text(notebook('# plan\n\n> [config](../method/00_config.ipynb)'))
+    (root/'nbs'/'study'/'00_plan.ipynb').write_text(notebook('# plan\n\n> what runs\n\n[config](../method/00_config.ipynb)'))
     shutil.copytree(ROOT/'theme', root/'theme')
     settings = staging.quarto_settings(ROOT)
     settings['website']['sidebar']['contents'] = ['index.ipynb', {'auto': 'pages/method'}, {'auto': 'pages/study'}]
@@ -194,7 +194,7 @@ def test_quarto_is_used_where_it_is_once_for_each_core(cores, tmp_path, monkeypa
     monkeypatch.setenv('CALLS', str(calls))
     monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
     assert site_build.site(root) == (root/'_site'/'index.html', 'Quarto')
-    asked = [line.removeprefix('render ').removesuffix(' --to html').split() for line in calls.read_text().splitlines()]
+    asked = [line.removeprefix('render ').removesuffix(' --to html --log-level warning').split() for line in calls.read_text().splitlines()]
     everything = ['index.ipynb', 'pages/method', 'pages/runs', 'pages/study']
     assert len(asked) == min(cores, 4) and sorted(sum(asked, [])) == everything
     assert (root/'_site'/'index.html').read_text() == 'front\n'
