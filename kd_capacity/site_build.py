@@ -184,7 +184,7 @@ def _swap(made, place):
     made.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/site/04_site_build.ipynb #526e272b
+# %% ../nbs/site/04_site_build.ipynb #797f27e7
 def _weight(folder, path):
     "About how long the pages at a path of the project take, in small pages."
     pages = [folder/path] if (folder/path).is_file() else (folder/path).glob('*.ipynb')
@@ -202,7 +202,7 @@ def shared_out(folder, # the repository, staged
         min(parts, key=lambda part: sum(map(weights.get, part))).append(path)
     return [part for part in parts if part]
 
-# %% ../nbs/site/04_site_build.ipynb #5e8bb735
+# %% ../nbs/site/04_site_build.ipynb #4fc47cf2
 def _project(folder, to):
     "A copy of the staged project, which nothing has to be staged in or finished."
     settings = quarto_settings(folder)
@@ -224,7 +224,7 @@ def _join(made, into, paths):
     text = json.dumps([entry for part in search for entry in part], ensure_ascii=False, indent=1)
     if search: write_text(into/'search.json', text)
 
-# %% ../nbs/site/04_site_build.ipynb #a7aa1a2d
+# %% ../nbs/site/04_site_build.ipynb #67bfe085
 def _quarto(quarto, folder, made):
     "Stage, render with as many processes as there are cores, and finish, in the folder `made`."
     stage(folder)
@@ -232,7 +232,7 @@ def _quarto(quarto, folder, made):
     copies = [_project(folder, made/str(i)) for i in range(len(parts))]
     # options behind them, or Quarto would take all but the first path for options of pandoc
     options = '--to', 'html', '--log-level', 'warning'
-    print(f'Quarto renders {len(all_pages(folder))} pages, in {len(parts)} processes', flush=True)
+    print(f'Quarto renders {len(all_pages(folder))} pages; processes: {len(parts)}', flush=True)
     calls = [[quarto, 'render', *part, *options] for part in parts]
     running = [subprocess.Popen(call, cwd=copy) for call, copy in zip(calls, copies)]
     statuses = [process.wait() for process in running]

@@ -1,6 +1,6 @@
 -- Wide tables and equations of the prose scroll in a box of their own, which the keyboard reaches.
 local function box(blocks, label)
-  local attributes = {tabindex = '0', role = 'region', ['aria-label'] = label}
+  local attributes = {{'tabindex', '0'}, {'role', 'region'}, {'aria-label', label}} -- in this order
   return pandoc.Div(blocks, pandoc.Attr('', {'scroll'}, attributes))
 end
 

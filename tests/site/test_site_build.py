@@ -221,7 +221,7 @@ def test_a_site_by_two_quartos_is_the_site_by_one(tmp_path, monkeypatch):
         monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
         sites.append(files_of(site_build.site(root)[0].parent))
     assert sites[0] == sites[1] and {'pages/method/config.html', 'pages/study/plan.html'} <= set(sites[0])
-    assert b'href="../method/config.html"' in sites[0]['pages/study/plan.html']
+    assert b'<a href="../../pages/method/config.html">config</a>' in sites[0]['pages/study/plan.html']
 
 
 # --- the website that pandoc makes
