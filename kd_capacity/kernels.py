@@ -60,8 +60,8 @@ def _be_papermill(client, request, files):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try: papermill(request['papermill'], 'papermill')
     except SystemExit as e: status = e.code or 0
-    except BaseException: # noqa: BLE001 — as Python ends where nobody catches it
-        traceback.print_exc()
+    except BaseException as e: # noqa: BLE001 — as Python ends where nobody catches it
+        traceback.print_exception(e.with_traceback(e.__traceback__.tb_next)) # papermill's frames
         status = 1
     for stream in sys.stdout, sys.stderr: stream.flush()
     client.sendall(bytes([status]))

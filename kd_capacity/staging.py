@@ -19,7 +19,7 @@ import nbformat, yaml
 from fastcore.script import call_parse
 from nbdev.doclinks import NbdevLookup
 from nbformat import NotebookNode
-from nbformat.v4 import new_notebook
+from nbformat.v4 import new_markdown_cell, new_notebook
 from .basics import UserError, atomic, root
 
 # %% ../nbs/site/01_staging.ipynb #781a0b96
@@ -315,7 +315,7 @@ def _fresh_or_source(folder, page):
     if page.part != 'report': return source, False
     title, description, _ = first_lines(source)
     text = f'# {title}\n\n> {description}\n\n{UNBUILT}'
-    return new_notebook(cells=[_new_cell('markdown', text)]), False
+    return new_notebook(cells=[new_markdown_cell(text)]), False
 
 # %% ../nbs/site/01_staging.ipynb #8b412ef0
 FRAME = Page(Path('nbs/runs/frame.ipynb'), 0)
