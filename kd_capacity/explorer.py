@@ -518,6 +518,7 @@ class PageData(TypedDict):
     runs: list[RunData]
     charts: dict  # Vega-Lite specifications
 
+# %% ../nbs/site/03_explorer.ipynb #1445127e
 def data(names,         # profiles, or 'authors'
          results=None) -> PageData: # results folder
     "All that the page shows, as one JSON object."
