@@ -124,6 +124,7 @@ def scale_text(
             f'line of {last["runs"]} runs takes {last["look"]:.2f} s a look and pauses '
             f'{last["look"]/SHARE:.0f} s or more, so it takes {SHARE:.0%} of a core at most.')
 
+# %% ../nbs/study/09_scale.ipynb #d816340d
 def scale_figure(
     rows:list # of ScaleRows
 ):
