@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'NonNegative', 'Count', 'Size', 'UserError', 'one_of', 'brief', 'refuse_unknown', 'Checked',
-           'allowed_text', 'error_text', 'checked', 'checked_value', 'schema_table', 'parse_json', 'root', 'shipped',
-           'results_dir', 'data_dir', 'atomic', 'moved_to']
+           'allowed_text', 'error_text', 'checked', 'checked_value', 'schema_table', 'parse_json', 'cores', 'root',
+           'shipped', 'results_dir', 'data_dir', 'atomic', 'moved_to']
 
 # %% ../nbs/method/00_basics.ipynb #1d47f723
 import difflib, importlib, importlib.util, json, os
@@ -192,6 +192,11 @@ def _clone():
     "The folder of the clone that the package is in, or None where pip has installed it elsewhere."
     here = Path(importlib.util.find_spec('kd_capacity').origin).resolve().parent.parent
     return here if (here/'settings.ini').exists() and (here/'workflow').is_dir() else None
+
+def cores() -> int:
+    "CPU cores that this process may use."
+    bound = hasattr(os, 'sched_getaffinity') # not on macOS
+    return len(os.sched_getaffinity(0)) if bound else os.cpu_count()
 
 def root() -> Path:
     "The repository's folder."

@@ -10,7 +10,7 @@ __all__ = ['PLAIN', 'PAPERS', 'CELLS', 'EPOCH', 'SWITCHED', 'TrainingSet', 'synt
            'StudySeconds', 'study_seconds']
 
 # %% ../nbs/study/07_benchmark.ipynb #f417d7f9
-import json, math, os, platform, time
+import json, math, platform, time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ import numpy as np, pandas as pd, torch
 from pydantic import Field, field_validator
 from . import data, losses, models
 from .basics import (Checked, Count, Fraction, NonNegative, Positive, Size,
-                                UserError, atomic, checked, parse_json, results_dir)
+                                UserError, atomic, checked, cores, parse_json, results_dir)
 from .config import RunSpec
 from .costs import flops, images_of
 from .engine import (SGD, Engine, engine_for, fold_batch_norms, keep_memory, laid_out,
@@ -179,7 +179,7 @@ def _loop(engine, training_set, spec, folder):
     device = training_set.images.device
     networks = _networks(spec, device)
     if engine is PLAIN or engine is PAPERS:
-        workers = 0 if engine is PLAIN else min(4, len(os.sched_getaffinity(0)))
+        workers = 0 if engine is PLAIN else min(4, cores())
         loader = plain_loader(training_set, spec.batch_size, workers)
         steps = plain_steps(networks, loader, device)
     else: steps = our_steps(engine, networks, training_set, spec, folder)
@@ -275,14 +275,14 @@ def machine(device): # torch.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _cpu_name()
     halves = engine_for('fast', device).bfloat16
     return {'device': name, 'kind': device.type, 'threads': torch.get_num_threads(),
-            'cores': len(os.sched_getaffinity(0)), 'torch': str(torch.__version__),
+            'cores': cores(), 'torch': str(torch.__version__),
             'arithmetic': 'bfloat16' if halves else 'float32',
             'python': platform.python_version(),
             'date': datetime.now(UTC).isoformat(timespec='minutes')}
 
 # %% ../nbs/study/07_benchmark.ipynb #2114d2e5
 _operations = {'convolutions': ('convolution', 'cudnn'), 'batch norms': ('batch_norm',),
-          'ReLUs': ('clamp_min', 'threshold', 'relu')}
+               'ReLUs': ('clamp_min', 'threshold', 'relu')}
 
 def _kind_of_operation(operation):
     "Of an operation of torch, by its name."

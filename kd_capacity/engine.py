@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AS_PUBLISHED', 'ENGINES', 'SMALL_STEP', 'SGD', 'cosine', 'torch_switches', 'Engine', 'cpu_has_bfloat16', 'engine_for',
-           'spare_narrow_strides', 'laid_out', 'fold_batch_norms', 'precision', 'features_of', 'keep_memory',
+           'unstride_narrow_convolutions', 'laid_out', 'fold_batch_norms', 'precision', 'features_of', 'keep_memory',
            'share_gpu', 'choose_threads']
 
 # %% ../nbs/method/08_engine.ipynb #2b94d145
@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.sgd import sgd
-from .basics import one_of
+from .basics import cores, one_of
 
 # %% ../nbs/method/08_engine.ipynb #f7f3bd6f
 class SGD:
@@ -126,8 +126,8 @@ def _takes_every(stride):
     "A hook before a convolution: of its input, every so many rows and columns."
     return lambda conv, inputs: inputs[0][:, :, ::stride[0], ::stride[1]]
 
-def spare_narrow_strides(network): # changed in place; its weights and answers are not
-    "Strided 1×1 convolutions of less than 16 channels become unstrided ones on part of the input."
+def unstride_narrow_convolutions(network): # changed in place; its weights and answers are not
+    "Strided 1×1 convolutions of under 16 channels become unstrided ones on part of the input."
     for conv in network.modules():
         if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1): continue
         if conv.stride == (1, 1) or conv.in_channels >= 16: continue
@@ -138,7 +138,7 @@ def laid_out(engine, x): # a module or a batch of images
     "The same values in the engine's memory layout."
     if not engine.channels_last: return x
     if isinstance(x, nn.Module) and next(x.parameters()).device.type == 'cpu':
-        spare_narrow_strides(x)
+        unstride_narrow_convolutions(x)
     return x.to(memory_format=torch.channels_last)
 
 # %% ../nbs/method/08_engine.ipynb #f0ebcdc4
@@ -189,8 +189,7 @@ SMALL_STEP = 50e9 # FLOP of a training step below which one thread is used
 def choose_threads(step_flops): # FLOP of one training step
     "Set and return the CPU threads: `OMP_NUM_THREADS`, else one for small steps, else one a core."
     given = os.environ.get('OMP_NUM_THREADS', '')
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    suits = 1 if step_flops < SMALL_STEP else cores
+    suits = 1 if step_flops < SMALL_STEP else cores()
     threads = int(given) if given.isdigit() and int(given) else suits
     torch.set_num_threads(threads)
     return threads

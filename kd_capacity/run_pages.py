@@ -8,7 +8,7 @@ __all__ = ['MOST_PAGES', 'PARTS_OF_RECORD', 'MADE', 'OUTSIDE', 'RUN_COLUMNS', 'M
            'harmless', 'notebook_html', 'page_html', 'Job', 'Built', 'build', 'listing', 'search_table', 'main']
 
 # %% ../nbs/site/02_run_pages.ipynb #77911df0
-import hashlib, json, os, re, sys
+import hashlib, json, re, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from html import escape
@@ -22,6 +22,7 @@ from fastcore.script import Param, call_parse
 from markupsafe import Markup
 from . import config, figures, records, study, tables
 from .config import RunSpec, UserError, atomic, papermill_command, results_dir, root
+from .basics import cores
 from .show import as_json, page_folder, run_address, svg, theme_file
 from .naming import source_name
 from .staging import Page, page_markdown, box, boxed, pandoc, staged
@@ -465,7 +466,7 @@ def main(
 ):
     "Make a page for every run that has a record, in all that concerns it and changed."
     names = list(dict.fromkeys(' '.join(profiles).replace(',', ' ').split()))
-    try: built = build(names, results, into, len(os.sched_getaffinity(0)))
+    try: built = build(names, results, into, cores())
     except UserError as e: sys.exit(str(e))
     for sentence in built.left_out: print(sentence, file=sys.stderr)
     removed = f', {len(built.removed)} removed' if built.removed else ''

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from fastcore.script import Param, call_parse
 from . import staging
-from .basics import UserError, atomic, root
+from .basics import UserError, atomic, cores, root
 from .staging import FRAME, FRAME_ABOUT, FRAME_BODY, FRAME_TITLE
 from .staging import all_pages, page_markdown, pandoc, quarto_settings, stage
 from .show import theme_file
@@ -228,7 +228,7 @@ def _join(made, into, paths):
 def _quarto(quarto, folder, made):
     "Stage, render with as many processes as there are cores, and finish, in the folder `made`."
     stage(folder)
-    parts = shared_out(folder, len(os.sched_getaffinity(0)))
+    parts = shared_out(folder, cores())
     copies = [_project(folder, made/str(i)) for i in range(len(parts))]
     # options behind them, or Quarto would take all but the first path for options of pandoc
     options = '--to', 'html', '--log-level', 'warning'

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 from fastcore.script import Param, call_parse
 from . import data, models
-from .basics import UserError, atomic, one_of, results_dir, root
+from .basics import UserError, atomic, cores, one_of, results_dir, root
 from .cluster import grouping, runs_a_job
 from .costs import (assumed_speed, cost_by_cell, costs, duration_text, flop_text,
     flops, images_of, measured_speed, plan, recorded_flops, remaining, step_speed)
@@ -202,7 +202,7 @@ def _environment(jobs, results, executor='local'):
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     everywhere = {**os.environ, 'PATH': path, 'KD_RESULTS': str(results)}
     if executor != 'local': return {**everywhere, 'KD_JOBS': '1'}
-    threads = str(max(1, len(os.sched_getaffinity(0))//jobs))
+    threads = str(max(1, cores()//jobs))
     return {**everywhere, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads,
             'KD_JOBS': str(jobs)}
 

@@ -192,7 +192,7 @@ def test_quarto_is_used_where_it_is_once_for_each_core(cores, tmp_path, monkeypa
     fake.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
     monkeypatch.setenv('CALLS', str(calls))
-    monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
+    monkeypatch.setattr(site_build, 'cores', lambda: cores)
     assert site_build.site(root) == (root/'_site'/'index.html', 'Quarto')
     asked = [line.removeprefix('render ').removesuffix(' --to html --log-level warning').split() for line in calls.read_text().splitlines()]
     everything = ['index.ipynb', 'pages/method', 'pages/runs', 'pages/study']
@@ -218,7 +218,7 @@ def test_a_site_by_two_quartos_is_the_site_by_one(tmp_path, monkeypatch):
     root = with_two_parts(tmp_path/'root')
     sites = []
     for cores in 1, 2:
-        monkeypatch.setattr(site_build.os, 'sched_getaffinity', lambda _: range(cores))
+        monkeypatch.setattr(site_build, 'cores', lambda: cores)
         sites.append(files_of(site_build.site(root)[0].parent))
     assert sites[0] == sites[1] and {'pages/method/config.html', 'pages/study/plan.html'} <= set(sites[0])
     assert b'<a href="../../pages/method/config.html">config</a>' in sites[0]['pages/study/plan.html']
