@@ -44,7 +44,7 @@ plan: $(READY) ## what a profile would cost, and show: make plan PROFILE=paper-v
 # --- every test: pytest, the library notebooks in fresh processes, notebooks and package in step
 test: $(READY) ## every test, every library notebook, notebooks and package in step
 	@sh workflow/browser.sh
-	@python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
+	@python -m pytest -n $$(( $(JOBS) + 1 )) --dist loadfile --no-loadscope-reorder tests # one is often waiting for others' processes
 	@OMP_NUM_THREADS=$(THREADS) nbdev_test --n_workers $(JOBS)
 
 slurm-test: $(READY) ## the demo through a real Slurm on this machine, against the same study without (minutes)

@@ -306,7 +306,7 @@ def _one_a_seed(cell, name):
 
 def _checked_cell(runs, name):
     "(the runs that count of a cell, remarks)."
-    several = runs.groupby(_setting_columns(runs), dropna=False, sort=False).ngroups
+    several = 1 + statistics.row_numbers(runs, _setting_columns(runs)).max()
     if several == 1: return _one_a_seed(records.without_duplicate_trainings(runs), name)
     remark = f'{name} was run in {several} configurations: not pooled, and which is meant is open.'
     return runs[:0], [remark]

@@ -120,17 +120,18 @@ def gain_covariance(gains, # list of `GainCell`
     return sd**2*(own + same/baselines)
 
 def _given_tau(y, v, x, tau):
-    "(log weight, mean, covariance) of the true gains for one τ."
-    weight = np.linalg.inv(v + tau**2*np.eye(len(y)))
+    "(log weight, mean, covariance) of the true gains for each τ: (t,), (t, k), (t, k, k)."
+    variance = tau[:, None, None]**2
+    weight = np.linalg.inv(v + variance*np.eye(len(y)))
     mu_covariance = np.linalg.inv(x.T @ weight @ x)
     mu = mu_covariance @ x.T @ weight @ y
-    residual = y - x @ mu
-    shrink = tau**2*weight # how far a gain stays with its own number
+    residual = y - mu @ x.T
+    shrink = variance*weight # how far a gain stays with its own number
     rest = x - shrink @ x
-    mean = x @ mu + shrink @ residual
-    covariance = tau**2*(np.eye(len(y)) - shrink) + rest @ mu_covariance @ rest.T
+    mean = mu @ x.T + np.einsum('tij,tj->ti', shrink, residual)
+    covariance = variance*(np.eye(len(y)) - shrink) + rest @ mu_covariance @ rest.mT
     log_det = np.linalg.slogdet(weight)[1] + np.linalg.slogdet(mu_covariance)[1]
-    return (log_det - residual @ weight @ residual)/2, mean, covariance
+    return (log_det - np.einsum('ti,tij,tj->t', residual, weight, residual))/2, mean, covariance
 
 # %% ../nbs/evidence/13b_mixed_models.ipynb #b06c5e29
 def _mixture_quantile(q, weights, means, sds):
@@ -144,12 +145,10 @@ def shrink(y,     # observed effects, (k,)
            x,     # groups, a column of 0 and 1 each, (k, groups)
            confidence=0.95):
     "Posterior of the true effects: a table (estimate, ci_low, ci_high), and the mean of τ."
-    parts = [_given_tau(y, v, x, tau) for tau in TAU]
-    log_weight = np.array([p[0] for p in parts])
+    log_weight, means, covariances = _given_tau(y, v, x, TAU)
     weights = np.exp(log_weight - log_weight.max())
     weights /= weights.sum()
-    means = np.array([p[1] for p in parts])
-    sds = np.array([np.sqrt(np.diag(p[2]).clip(1e-16)) for p in parts])
+    sds = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2).clip(1e-16))
     ends = (1 - confidence)/2, (1 + confidence)/2
     rows = [[weights @ m, *(_mixture_quantile(q, weights, m, s) for q in ends)]
             for m, s in zip(means.T, sds.T)]

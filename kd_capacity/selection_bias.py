@@ -15,7 +15,8 @@ from scipy import integrate, stats
 from .basics import one_of
 from .statistics import (OF_ANY_RUN, as_rows, contrast, differing, grouped,
                                     key_columns, names_of, no_estimate, one_run_per_seed,
-                                    pooled_std, residuals_by_cell, rows_where, with_notes)
+                                    residuals_by_cell, rows_where, std_of_residuals,
+                                    with_notes)
 
 # %% ../nbs/evidence/02_selection_bias.ipynb #85916b88
 def noise_optimism(sd,               # of a configuration's accuracy between seeds, pp
@@ -48,7 +49,7 @@ def seed_noise(runs,
     length = np.sqrt((d**2).sum(0))
     correlation = np.nan
     if len(d) > 2 and length.all(): correlation = float(d[:, 0] @ d[:, 1]/length.prod())
-    return SeedNoise(pooled_std(runs, metric, stage)[0], float(np.clip(correlation, -1, 1)))
+    return SeedNoise(std_of_residuals(test)[0], float(np.clip(correlation, -1, 1)))
 
 # %% ../nbs/evidence/02_selection_bias.ipynb #5d81c3f0
 def noise_range(sd,         # of what was compared, pp

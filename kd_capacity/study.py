@@ -21,7 +21,7 @@ from .basics import UserError, atomic, cores, one_of, results_dir, root
 from .cluster import grouping, runs_a_job
 from .costs import (assumed_speed, cost_by_cell, costs, duration_text, flop_text,
     flops, images_of, measured_speed, plan, recorded_flops, remaining, step_speed)
-from .kernels import serve_kernels, warm_kernels
+from .kernels import OF_A_RUN, serve_kernels, warm_kernels
 from .profiles import profile
 from .progress import (OVERHEAD, StudyProgress, progress, progress_text,
     speed_of_records, stop_reason, time_left, watch)
@@ -319,11 +319,12 @@ def _report_failures(name, results, status):
 
 # %% ../nbs/study/06_study.ipynb #8d01dfb8
 OF_A_REPORT = ('kd_capacity.control_sections', 'kd_capacity.front', 'torchvision',
-               'sklearn.datasets') # slow to import, and wanted by its notebooks
+               'sklearn.datasets', # slow to import, and wanted by its notebooks
+               'kd_capacity.pages:know_the_paper')
 
 def warm_call(command):
     "Run a command whose notebooks get forked kernels; its exit status."
-    with warm_kernels(dict(os.environ), modules=OF_A_REPORT) as env:
+    with warm_kernels(dict(os.environ), modules=(*OF_A_RUN, *OF_A_REPORT)) as env:
         return subprocess.call(command, env=env)
 
 def _print_plan(name, results):

@@ -54,7 +54,8 @@ def parameters_of(path):
 def execute(into, *names, **parameters):
     "Execute pages of the report, and the front page, as `make report` does: from warm kernels."
     import papermill
-    with study.warm_kernels(dict(os.environ), modules=['kd_capacity.statistics']) as env, \
+    modules = *study.OF_A_RUN, *study.OF_A_REPORT
+    with study.warm_kernels(dict(os.environ), modules=modules) as env, \
             pytest.MonkeyPatch.context() as m:
         for k in 'KD_KERNELS', 'JUPYTER_PATH': m.setenv(k, env[k])
         for name in names or (*REPORTS, 'front'):

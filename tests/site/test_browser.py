@@ -2,6 +2,7 @@
 
 Every page by the renderer that publishes them, Quarto where it is here; by the other, one of each kind.
 """
+import os
 import re
 import shutil
 from pathlib import Path
@@ -47,6 +48,7 @@ KINDS = ('index.html', 'pages/report/analysis.html', 'pages/report/statistics.ht
 
 
 def of_each_kind(site):
+    if os.environ.get('KD_EVERY_PAGE'): return all_pages(site) # minutes; what is left out is of a kind
     run = min(p.relative_to(site).as_posix() for p in (site/'runs').rglob('index.html'))
     return [*KINDS, run]
 
