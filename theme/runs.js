@@ -12,12 +12,17 @@
   const total = rows.length + rest.length, digits = n => n.toLocaleString('en');
 
   const make = (tag, text) => Object.assign(document.createElement(tag), {textContent: text});
+  const name = (element, text) => { // of a run; it may break after / and _
+    text.split(/(?<=[/_])/).forEach((part, i) => element.append(...(i ? [document.createElement('wbr'), part] : [part])));
+    return element;
+  };
   function rowOf(cells) {
     const [why, command, page] = cells.slice(-3), row = document.createElement('tr');
     for (const [i, text] of cells.slice(0, -3).entries()) {
-      const cell = make('td', page && i === 0 ? '' : text);
+      const cell = make('td', i === 0 ? '' : text);
       if (numbers[i]) cell.className = 'number';
-      if (page && i === 0) cell.append(Object.assign(make('a', text), {href: page}));
+      if (i === 0 && page) cell.append(name(Object.assign(make('a', ''), {href: page}), text));
+      else if (i === 0) name(cell, text);
       row.append(cell);
     }
     const last = make('td', why);

@@ -113,6 +113,16 @@ def test_every_page_opens_without_an_error_and_fits_a_phone_and_a_screen(site, r
     assert not faults
 
 
+def test_a_box_says_that_there_is_more_to_its_right(opened):
+    page = opened('pages/report/statistics.html')
+    page.set_viewport_size({'width': 390, 'height': 900})
+    box = page.locator('.scroll:has(table):visible').first
+    page.wait_for_function('e => e.classList.contains("more")', arg=box.element_handle())
+    box.evaluate('e => { e.scrollLeft = e.scrollWidth }')
+    page.wait_for_function('e => !e.classList.contains("more")', arg=box.element_handle())
+    page.close()
+
+
 @pytest.mark.parametrize('theme', THEMES)
 def test_no_serious_accessibility_fault(site, opened, theme):
     axe = pytest.importorskip('axe_playwright_python', reason='axe-core is not installed')
