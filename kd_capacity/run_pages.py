@@ -424,6 +424,7 @@ def _number_class(column): return ' class="number"' if column in _numeric else '
 
 def _run_cell(column, row):
     text = escape(row[column])
+    if column == 'Run': text = re.sub('([/_])(?!$)', r'\1<wbr>', text)  # may break there
     if column == 'Run' and row['page']: text = f'<a href="{escape(row["page"])}">{text}</a>'
     return f'<td{_number_class(column)}>{text}</td>'
 

@@ -338,3 +338,18 @@ def test_the_address_filters_the_table(results, tmp_path, fragment, shown):
 def test_without_script_all_rows_are_there_and_no_dead_field(results):
     page = BeautifulSoup(run_pages.search_table(run_pages.listing(['demo'], results)), 'html.parser')
     assert page.form.has_attr('hidden') and page.form.label['for'] == page.form.input['id'] and len(page.select('tbody tr:not([hidden])')) == 37
+
+
+def test_the_name_of_a_run_may_break_at_its_parts(results):
+    "On a phone the column of names is narrow; a name broken within a word is hard to read."
+    page = BeautifulSoup(run_pages.search_table(run_pages.listing(['demo'], results)), 'html.parser')
+    for cell in page.select('tbody td:first-child'):
+        assert len(cell.select('wbr')) == cell.get_text().count('/') + cell.get_text().count('_')
+
+
+def test_no_figure_of_a_study_without_a_gain(tmp_path):
+    "Axes without a mark say nothing that the sentence beside them does not."
+    nothing = pages.Report([pages.Study('demo', tmp_path)], tmp_path)
+    for section in sections.gains_section, sections.tested_gains_section, sections.moderation_section, sections.equivalence_section:
+        blocks = list(section(nothing))
+        assert blocks and not [b for b in blocks if isinstance(b, pages.Figure)], section
