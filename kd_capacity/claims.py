@@ -893,14 +893,12 @@ def _interval_text(row):
 def _ledger_text_row(row):
     return {
         'Claim': row.claim,
-        'Wording': row.wording,
         'Verdict': row.verdict + (f' ({row.elsewhere})' if row.elsewhere else ''),
+        'The paper says': row.wording,
         'Estimate': _estimate_text(row),
         '95 % interval': _interval_text(row),
         'n': str(row.n) if row.n else 'none',
-        'p': p_text(row.p),
-        'Decided by': row.deciding,
-        'Quantities supported': f'{row.parts_supported} of {row.parts}'}
+        'p': p_text(row.p)}
 
 def ledger_text(table): # of `ledger`
     "The ledger's numbers as text, a row a claim."
@@ -913,6 +911,8 @@ def details_text(table):
         'Claim': table.claim,
         'Source': table.source,
         'Rule': table.rule + '.',
+        'Decided by': table.deciding,
+        'Quantities supported': table.parts_supported.map(str) + ' of ' + table.parts.map(str),
         'What would decide it': table.to_decide.replace('', '—'),
         'What this design could show': table.could_show.replace('', '—'),
         'Caveats': table.caveats})
@@ -920,8 +920,10 @@ def details_text(table):
 def ledger_finding(table):
     "One sentence: how many claims are what."
     count = table.verdict.value_counts()
-    each = ', '.join(f'{count.get(v, 0)} {v}' for v in VERDICTS)
-    return f'Of {len(table)} claims {each}'
+    first, *others = (f'{count.get(v, 0)} {v}' for v in VERDICTS)
+    number, verdict = first.split()
+    return f"Of {len(table)} claims, {number} {'is' if number == '1' else 'are'} {verdict}, " + \
+        ' and '.join(others)
 
 # %% ../nbs/evidence/05_claims.ipynb #77d58596
 QUESTIONS = {

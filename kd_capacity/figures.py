@@ -6,20 +6,20 @@
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'INK', 'HAIR', 'SHADE', 'NOISE', 'PAPER_MARKS', 'DOSES',
            'NORMS', 'READABLE', 'STEM_LOOKS', 'axes', 'panels', 'methods_in', 'push_apart', 'name_ends',
            'plain_log_ticks', 'note', 'alt_text', 'plot_gain_against_gap', 'plot_gain_bars', 'plot_gain_bars_beside',
-           'rows_axes', 'draw_interval', 'write_beside', 'plot_forest', 'plot_gain_forest', 'plot_moderation',
-           'plot_dose_response', 'plot_gain_against_size', 'plot_power_curves', 'plot_optimism', 'plot_equivalence',
-           'draw_band', 'best_accuracy', 'plot_convergence', 'smoothed', 'plot_smoothed_convergence',
-           'plot_convergence_panels', 'plot_gap', 'plot_learning_rate', 'plot_gradient_norms',
-           'plot_norms_side_by_side', 'plot_norms_by_method', 'plot_agreement', 'plot_class_differences',
-           'plot_disagreements', 'plot_reliability', 'plot_stems', 'plot_run_losses', 'plot_run_accuracy',
-           'plot_run_norms']
+           'rows_axes', 'draw_interval', 'write_beside', 'write_reason', 'plot_forest', 'plot_gain_forest',
+           'plot_moderation', 'plot_dose_response', 'plot_gain_against_size', 'plot_power_curves', 'plot_optimism',
+           'plot_equivalence', 'draw_band', 'best_accuracy', 'plot_convergence', 'smoothed',
+           'plot_smoothed_convergence', 'plot_convergence_panels', 'plot_gap', 'plot_learning_rate',
+           'plot_gradient_norms', 'plot_norms_side_by_side', 'plot_norms_by_method', 'plot_agreement',
+           'plot_class_differences', 'plot_disagreements', 'plot_reliability', 'plot_stems', 'plot_run_losses',
+           'plot_run_accuracy', 'plot_run_norms']
 
 # %% ../nbs/evidence/09_figures.ipynb #1401f570
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, textwrap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from .basics import moved_to
 from .losses import METHODS
-from .naming import method_colour, method_name, signed_text
+from .naming import clip_name, method_colour, method_name, signed_text, stem_name
 from .records import generalisation_gap, selection_metric
 from .run_files import GROUPS
 from .tables import by_pair, teacher_curves
@@ -289,6 +289,11 @@ def write_beside(ax, y, text, colour=INK):
     right = ax.get_yaxis_transform()
     ax.text(1.02, y, text, transform=right, va='center', fontsize=9, color=colour)
 
+def write_reason(ax, y, reason): # why there is no interval; its last clause says it
+    "A reason at the right end of a row, cut where it would make the figure small."
+    short = textwrap.shorten(reason.split('; ')[-1], 46, placeholder=' …')
+    write_beside(ax, y, short or 'no interval', GREY)
+
 # %% ../nbs/evidence/09_figures.ipynb #0e19ee04
 def _n_of(row): # of a gain
     "'n = 5', or both numbers where they differ."
@@ -307,10 +312,10 @@ def plot_forest(gains,    # `statistics.gain_table`, best through `with_adjusted
         colour = method_colour(row['method'])
         draw_interval(ax, y, row['gain'], row['ci_low'], row['ci_high'], colour, adjusted)
         if pd.isna(row['ci_low']):
-            write_beside(ax, y, reasons.get(i, 'no interval').split('; ')[-1], GREY)
+            write_reason(ax, y, reasons.get(i, ''))
         else:
             holm = f"Holm {p_value_text(row['holm_p'])}"
-            write_beside(ax, y, f"{signed_text(row['gain'])}   {_n_of(row)}   {holm}")
+            write_beside(ax, y, f"{signed_text(row['gain'])}, {_n_of(row)}, {holm}")
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #12395314
@@ -340,12 +345,12 @@ def _draw_single(ax, y, row):
         if pd.isna(row.get(version)): continue
         ax.plot(row[version], y, shape, markersize=6, **_hollow(colour))
     known = not pd.isna(row['gain'])
-    text = f'{_value_with_interval(row)}   {_n_of(row)}' if known else 'not run'
+    text = f'{_value_with_interval(row)}, {_n_of(row)}' if known else 'not run'
     write_beside(ax, y, text, INK if known else GREY)
 
 def _draw_pooled(ax, y, row):
     draw_interval(ax, y, row['gain'], row['ci_low'], row['ci_high'], INK, marker='D')
-    write_beside(ax, y, f"{_value_with_interval(row)}   n = {row['n']} in all")
+    write_beside(ax, y, f"{_value_with_interval(row)}, n = {row['n']} in all")
 
 def _forest_legend(gains, claimed):
     methods = methods_in(gains)
@@ -392,8 +397,8 @@ def plot_moderation(table,    # `statistics.moderation_table`
         single = row['way'] == 'difference of gains'
         colour = method_colour(row['method']) if single else INK
         draw_interval(ax, y, row['estimate'], row['ci_low'], row['ci_high'], colour)
-        if pd.isna(row['ci_low']): write_beside(ax, y, row['note'] or 'no interval', GREY)
-        else: write_beside(ax, y, f"{signed_text(row['estimate'])}   {p_value_text(row['p'])}")
+        if pd.isna(row['ci_low']): write_reason(ax, y, row['note'])
+        else: write_beside(ax, y, f"{signed_text(row['estimate'])}, {p_value_text(row['p'])}")
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #5816bb04
@@ -545,25 +550,26 @@ def plot_optimism(table,    # `statistics.selection_optimism`
         count = runs_text(row['configurations'], 'configuration')
         known, colour = not pd.isna(row['optimism']), method_colour(row['method'])
         if known: ax.plot(row['optimism'], y, 'o', color=colour, markersize=7, zorder=3)
-        value = f"{signed_text(row['optimism'])}   " if known else ''
+        value = f"{signed_text(row['optimism'])}, " if known else ''
         write_beside(ax, y, value + count, INK if known else GREY)
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #59abb48a
 def plot_equivalence(table,    # `statistics.clipping_equivalence`
                      ax=None):
-    "Difference to `union` in pp with its intervals, against the margin of equivalence."
+    "Difference to the correct clip in pp with its intervals, against the margin of equivalence."
     rows = with_names(table).to_dict('records')
-    labels = [f"{name}: {row['clipping']}" for name, row in zip(_cell_labels(rows), rows)]
-    ax = rows_axes(labels, 'accuracy minus that of the clip union (pp)', ax, 9)
+    cells = zip(_cell_labels(rows), rows)
+    labels = [f"{name}, clip of {clip_name(row['clipping'])}" for name, row in cells]
+    ax = rows_axes(labels, 'accuracy minus that of the correct clip (pp)', ax, 9)
     for y, row in enumerate(rows):
         margin, colour = row['margin'], method_colour(row['method'])
         ax.fill_between([-margin, margin], y - .4, y + .4, color=SHADE, linewidth=0, zorder=0)
         wide = row['ci_low'], row['ci_high']
         draw_interval(ax, y, row['estimate'], row['tost_low'], row['tost_high'], colour, wide)
         verdict = f"{'' if row['equivalent'] else 'not shown '}within ± {margin:g} pp"
-        value = f"{signed_text(row['estimate'])}   {verdict}, {p_value_text(row['tost_p'])}"
-        if pd.isna(row['tost_p']): write_beside(ax, y, row['note'] or 'no interval', GREY)
+        value = f"{signed_text(row['estimate'])}, {verdict}, {p_value_text(row['tost_p'])}"
+        if pd.isna(row['tost_p']): write_reason(ax, y, row['note'])
         else: write_beside(ax, y, value)
     return ax
 
@@ -780,7 +786,7 @@ def plot_agreement(table,    # `tables.fidelity_table`
         draw_interval(ax, y, row['mean'], row['mean_low'], row['mean_high'], colour)
         if is_control and row['n']:
             ax.plot(row['mean'], y, 'o', markersize=7, **{**_hollow(colour), 'zorder': 4})
-        gain = '' if pd.isna(row['gain']) else f"   {signed_text(row['gain'])} pp"
+        gain = '' if pd.isna(row['gain']) else f", {signed_text(row['gain'])} pp"
         absent = 'no logits' if row['complete'] else 'not run'
         if row['n']: write_beside(ax, y, f"n = {row['n']}{gain}", colour)
         else: write_beside(ax, y, absent, GREY)
@@ -921,7 +927,7 @@ def _mark_stem(ax, y, row):
         ax.plot([row['mean_low'], row['mean_high']], [y, y], color=colour, linewidth=1.6)
     ax.plot(row['mean'], y, shape, color=colour, markersize=7)
     at = row['mean'], y
-    note(ax, f"{row['stem']} (n = {row['n']})", at, -13, fontsize=8, color=colour)
+    note(ax, f"{stem_name(row['stem'])} (n = {row['n']})", at, -13, fontsize=8, color=colour)
     if not pd.isna(row['gain']): note(ax, f"{signed_text(row['gain'])} pp", at, 7, fontsize=9)
 
 def plot_stems(stem_table, # `tables.stem_ablation` of one profile

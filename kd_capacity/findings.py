@@ -20,7 +20,8 @@ from pathlib import Path
 from urllib.parse import quote_plus
 from . import benchmark, claims, config, figures, power, records, selection_bias
 from . import statistics, study, wording
-from .naming import method_name, network_name, pair_name, signed_text
+from .naming import (method_name, network_name, pair_name, signed_text,
+                                source_name)
 from .records import AUTHORS, PAPER_RUNS
 from .study import arithmetic, duration
 from .wording import runs_text
@@ -218,7 +219,7 @@ def control_finding(tests): # of `fidelity_tests.fidelity_tests`, rows with a ru
     "One sentence: how many measures of fidelity differ from those of an undistilled network."
     if not len(tests): return 'No run has a measure of fidelity'
     judged = int(tests.p.notna().sum())
-    if not judged: return 'No control has an interval'
+    if not judged: return 'No student can be compared with an undistilled network'
     differ = int((tests.holm_p < .05).sum())
     return (f'{differ} of {judged} comparisons with an undistilled network '
             'differ after Holm’s correction')
@@ -284,14 +285,15 @@ def packages_text(env):
 def data_text(data): # the second of `records.surroundings`
     "The data sets that were learned, for readers."
     heads = {'Training': 'train', 'Validation': 'validation', 'Test': 'test', 'SHA-256': 'sha256'}
-    return pd.DataFrame({'Data': data.data.map(value_text), 'Runs of': data.profile.map(study_name),
+    named = data.data.map(source_name, na_action='ignore').map(value_text)
+    return pd.DataFrame({'Data': named, 'Runs of': data.profile.map(study_name),
                          'Runs': data.runs.astype(str),
                          **{head: data[column].map(value_text) for head, column in heads.items()}})
 
 def hash_findings(data):
     "A sentence for each data set whose runs saw different images."
     several = data[data.sha256.notna()].groupby('data').sha256.nunique()
-    return [f'{name} has {k} hashes: these runs must not be compared'
+    return [f'{source_name(name)}: {k} hashes, so these runs must not be compared'
             for name, k in several.items() if k > 1]
 
 # %% ../nbs/evidence/12_findings.ipynb #d54a4945
@@ -426,14 +428,14 @@ def paper_cost_text(measured, results, names=('paper-v1', 'paper-v2')):
 SPEEDS = {'2 CPU cores, 0.2 TFLOP/s': 2e11, 'GPU, 20 TFLOP/s': 2e13, 'GPU, 200 TFLOP/s': 2e14}
 
 def price_text(names=('paper-v1', 'paper-v2'), results=None):
-    "What is left of the paper's study in hours at three speeds, for readers."
+    "What is left of the paper's study in time at three speeds, for readers."
     def row(name):
         plan = study.plan(name, results, speed=1e12)[0]
         left = plan.state.ne('complete')
         work = plan.PFLOP[left].sum()*1e15
-        hours = {at: f'{work/speed/3600:,.1f} h' for at, speed in SPEEDS.items()}
+        times = {at: duration(work/speed) for at, speed in SPEEDS.items()}
         return {'Study': study_name(name), 'Runs left': f'{int(left.sum())} of {len(plan)}',
-                'EFLOP left': f'{work/1e18:.2f}', **hours}
+                'EFLOP left': f'{work/1e18:.2f}', **times}
     return pd.DataFrame([row(n) for n in names])
 
 # %% ../nbs/evidence/12_findings.ipynb #b63c6fb6

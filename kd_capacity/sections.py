@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, mixed_models, noise_sources, pooled_effects, power, records
 from . import run_pages, scale, specification_curve, statistics, study, tables, wording
-from .naming import method_colour, method_name, pair_name
+from .naming import clip_name, method_colour, method_name, pair_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
 from .pages import for_each, headed, studies_in_words
@@ -54,11 +54,11 @@ def gains_section(report):
     def one(study):
         table = tested[study.name]
         yield from _pooled_sentence(study)
-        yield Figure(figures.plot_gain_against_gap(table),
-                     f'{capital(study.words)}: {finding(study)}. '
-                     'Welch’s 95 % intervals; hollow marks are the paper’s, on CIFAR-10.',
-                     'Gain of each distilled student over its baseline, by capacity gap, '
-                     'beside the published gains')
+        if table.gain.notna().any(): yield Figure(
+            figures.plot_gain_against_gap(table), f'{capital(study.words)}: {finding(study)}. '
+            'Welch’s 95 % intervals; hollow marks are the paper’s, on CIFAR-10.',
+            'Gain of each distilled student over its baseline, by capacity gap, '
+            'beside the published gains')
         yield _with_links(wording.gains_text(table), table)
         yield from _bars_beside_paper(study, table)
     yield from for_each(report, one, report.with_runs)
@@ -109,7 +109,7 @@ def _norm_panels(study, rows):
     for ax, row in zip(axes, rows):
         shown = study.runs[study.runs.run_id.isin(row['runs'])]
         figures.plot_gradient_norms(tables.curves(shown, study.results), ax=ax)
-        ax.set_title(f"{row['clipping']} (n = {row['n']})", fontsize=10)
+        ax.set_title(f"Clip of {clip_name(row['clipping'])} (n = {row['n']})", fontsize=10)
     for ax in axes[1:]: ax.set_ylabel('')
     return axes[0]
 
@@ -177,7 +177,7 @@ def tested_gains_section(report):
     finding = lambda s: findings.clear_gains_finding(s.gains)
     yield from headed(report, finding)
     def one(study):
-        if not len(study.gains): return
+        if not study.gains.gain.notna().any(): return
         yield Figure(figures.plot_forest(study.gains), f'{capital(study.words)}: {finding(study)}. '
                      'Thick, Welch’s 95 % interval; thin, adjusted (Bonferroni).',
                      'Gain of each distilled student over its baseline with its 95 % interval, '
@@ -196,7 +196,7 @@ def moderation_section(report):
     finding = lambda s: findings.moderation_finding(s.moderation)
     yield from headed(report, finding)
     def one(study):
-        if len(study.moderation): yield Figure(
+        if study.moderation.estimate.notna().any(): yield Figure(
             figures.plot_moderation(study.moderation), f'{capital(study.words)}: {finding(study)}. '
             f'The same question asked in {len(study.moderation)} ways, 95 % intervals.',
             'Gain of the larger student minus gain of the smaller one with 95 % intervals, '
@@ -289,7 +289,7 @@ def equivalence_section(report):
     finding = lambda s: findings.equivalence_finding(s.clipping)
     yield from headed(report, finding)
     def one(study):
-        if len(study.clipping): yield Figure(
+        if study.clipping.estimate.notna().any(): yield Figure(
             figures.plot_equivalence(study.clipping), f'{capital(study.words)}: {finding(study)}. '
             'Thick, 90 % interval of the equivalence test; thin, 95 %; shaded, the margin.',
             'Accuracy with the clipping defect minus accuracy without, with intervals, against '
@@ -721,23 +721,26 @@ def citation_section(report):
 # %% ../nbs/site/06_sections.ipynb #b77af93b
 def _claim_items(rows, end):
     return '\n'.join(f'- **{r.claim}** {as_markdown(r.wording)}: {as_markdown(end(r))}'
-                     for r in rows.itertuples()) or '- none'
+                     for r in rows.itertuples())
 
 def _reproduced_blocks(study):
-    ledger, total = study.ledger, len(study.runs)
-    yield Text(f'## {as_markdown(capital(study.words))}: {study.complete} of {total} runs\n\n'
-               f'{findings.evidence_text(study.name)}')
+    ledger, whose = study.ledger, as_markdown(capital(study.words))
     if not study.complete:
-        yield Text(f'Nothing was run. `make study PROFILE={study.name}` trains it.')
+        yield Text(f'## {whose}: nothing was run\n\n{findings.evidence_text(study.name)} '
+                   f'`make study PROFILE={study.name}` trains it.')
         return
     decided = ledger[ledger.verdict.ne('inconclusive')]
-    yield Text('### Decided\n\n' + _claim_items(decided, lambda r: f'{claims.answer(r)}.'))
+    yield Text(f'## {whose}: {len(decided)} of {len(ledger)} claims decided\n\n'
+               f'{findings.evidence_text(study.name)} {study.complete} of {len(study.runs)} runs '
+               'are complete.')
+    if len(decided): yield Text('### Decided\n\n' + _claim_items(
+        decided, lambda r: f'{claims.answer(r)}.'))
     seen = ledger[ledger.elsewhere.str.startswith(('supported', 'contradicted'))]
     if len(seen): yield Text('### Seen here, which decides nothing about CIFAR-10\n\n'
                              + _claim_items(seen, lambda r: f'{claims.answer(r)}.'))
     still = ledger[ledger.verdict.eq('inconclusive')]
     yield Text(f'### Open\n\n{len(still)} of {len(ledger)} claims.')
-    needs = {'Claim': still.claim, 'Wording': still.wording,
+    needs = {'Claim': still.claim, 'The paper says': still.wording,
              'What would decide it': still.to_decide.replace('', '—')}
     yield Fold('What would decide them', [Table(pd.DataFrame(needs))])
 

@@ -163,7 +163,8 @@ def curve_finding(table): # of `specification_curve`
 # %% ../nbs/evidence/14_specification_curve.ipynb #c1f36d80
 _CHOICE_TEXT = {'test_best': 'best epoch', 'test_final': 'last epoch',
                 'validation_best': 'validation', True: 'paired by seed', False: 'cell means',
-                'kept': 'with selection seed', 'left out': 'without it', 'all': 'all methods'}
+                'kept': 'with the selection’s seed',
+                'left out': 'without the selection’s seed', 'all': 'all methods'}
 
 def _choice_text(value): return _CHOICE_TEXT.get(value, method_name(value))
 

@@ -21,7 +21,8 @@ from urllib.parse import quote, urlencode
 from .basics import moved_to
 from .config import RunSpec
 from .losses import option_fields, option_symbol
-from .naming import method_name, network_name, signed_text, source_name
+from .naming import (clip_name, method_name, network_name, signed_text, source_name,
+                                stem_name)
 from .profiles import profile
 from .run_files import GROUPS
 from .statistics import METRICS
@@ -210,16 +211,16 @@ def accuracy_text(a): # of `tables.accuracy_table`
 def clipping_text(c): # of `tables.clipping_ablation`
     "The table of the clipping ablation for readers."
     def norm(group): return lambda row: plain(row[f'norm_{group}_max'])
-    norms = {f'largest norm, {group}': norm(group) for group in ('student', 'projections')}
-    columns = {'Pair': _pair_of, 'Clipped': lambda row: row['clipping'],
+    norms = {f'Largest norm, {group}': norm(group) for group in ('student', 'projections')}
+    columns = {'Pair': _pair_of, 'Clipped': lambda row: clip_name(row['clipping']),
                'Settings': _own_settings, 'n': count, 'Accuracy, %': _own_accuracy, **norms,
-               'Difference to union, pp': _gain_text, **_gain_bounds, 'Seeds': _seeds}
+               'Minus the correct clip, pp': _gain_text, **_gain_bounds, 'Seeds': _seeds}
     return _text_table(c, columns, without=['clipping'])
 
 def stem_text(s): # of `tables.stem_ablation`
     "The table of the stem ablation for readers."
     columns = {'Network': _student_of,
-               'Stem': lambda row: row['stem'], 'n': count, 'Accuracy, %': _own_accuracy,
+               'Stem': lambda row: stem_name(row['stem']), 'n': count, 'Accuracy, %': _own_accuracy,
                'Worth of the CIFAR stem, pp': _gain_text, **_gain_bounds, 'Seeds': _seeds}
     return _text_table(s, columns)
 
@@ -340,11 +341,11 @@ def norms_text(t,             # of `tables.norms`
         return '' if pd.isna(above) else f"{above:.4g} of {row['epochs']}"
     several_stems = t.stem.nunique() > 1
     def text(row):
-        stem = f", stem {row['stem']}" if several_stems else ''
-        above = {f'epochs above {threshold:g}, {g}': epochs(row, g) for g in GROUPS}
-        largest = {f'largest norm, {g}': plain(row[f'{g}_max']) for g in GROUPS}
+        stem = f", {stem_name(row['stem'])}" if several_stems else ''
+        above = {f'Epochs above {threshold:g}, {g}': epochs(row, g) for g in GROUPS}
+        largest = {f'Largest norm, {g}': plain(row[f'{g}_max']) for g in GROUPS}
         return {'Network': trained_network(row) + stem, 'Method': _role_or_method(row),
-                'Clipped': row['clipping'], 'n': str(row['n']), **above, **largest}
+                'Clipped': clip_name(row['clipping']), 'n': str(row['n']), **above, **largest}
     return pd.DataFrame([text(row) for row in with_names(t).to_dict('records')])
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b13
@@ -568,7 +569,7 @@ def schedule_finding(s): # of `tables.schedules`
 
 def _norms_text(row):
     groups = [f"{g} in {row[f'{g}_above']:.3g}" for g in GROUPS if not pd.isna(row[f'{g}_max'])]
-    clip = f", clip {row['clipping']}" if row['clipping'] != 'union' else ''
+    clip = f", clip of {clip_name(row['clipping'])}" if row['clipping'] != 'union' else ''
     epochs = f"{', '.join(groups)} of {row['epochs']} epochs" if groups else 'not recorded'
     return f"{_method_of(row)}{clip} (n = {row['n']}): {epochs}"
 
@@ -643,8 +644,8 @@ def pooled_finding(pooled): # of `tables.pooled_gains`
     return 'Mean gain: ' + '; '.join(map(text, known.to_dict('records')))
 
 # %% ../nbs/evidence/08_wording.ipynb #667b026b
-_of_digits = ('These runs learn 8 × 8 handwritten digits with thin networks in minutes. They show '
-              'that every step of the study works; they are no evidence on CIFAR-10.')
+_of_digits = ('These runs learn 8 × 8 handwritten digits with narrow networks in minutes. They '
+              'show that every step of the study works; they are no evidence on CIFAR-10.')
 _of_the_authors = (f'{AUTHORS_RUNS}: not trained by this package. What the archive does not have, '
                    'such as logits and devices, is missing; a training that it lists twice is '
                    'counted once.')
@@ -654,7 +655,7 @@ def _run_choice(name, field):
     return profile(name).run.get(field, RunSpec.model_fields[field].default)
 
 def _size_and_length(name):
-    "What few epochs and thin networks leave open."
+    "What few epochs and narrow networks leave open."
     width, epochs = _run_choice(name, 'width'), _run_choice(name, 'epochs')
     if (width, epochs) == (PAPER_WIDTH, 100): return ''
     return (f" Networks of width {width} learned for {runs_text(epochs, 'epoch')} (the paper: "

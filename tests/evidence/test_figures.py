@@ -275,7 +275,7 @@ def test_agreement_stands_beside_its_control(study):
     known = f[f.n > 0]
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted(zip(known.mean_low, known.mean_high))]
     assert [l.get_xdata()[0] for l in marks(ax, 'o') if l.get_markerfacecolor() == 'white'] == pytest.approx(f[f.method.eq('none') & f.n.gt(0)]['mean'].tolist())
-    assert names(ax)[1] == f'n = 3   {config.signed(f.gain[1])} pp' and names(ax)[-1] == 'not run'
+    assert names(ax)[1] == f'n = 3, {config.signed(f.gain[1])} pp' and names(ax)[-1] == 'not run'
     for path in root.glob('*/baseline/**/logits.npz'): path.rename(path.with_suffix('.away'))
     try: assert names(figures.plot_agreement(tables.fidelity(runs, root)))[0] == 'no logits'
     finally:
@@ -335,7 +335,7 @@ def test_reliability_leaves_out_bins_of_few_images():
 def test_stems_name_n_and_difference():
     s = tables.stem_ablation(frame(cell(baseline(), [.95, .952]) + cell(baseline(stage='stem', stem='imagenet'), [.88])))
     ax = figures.plot_stems(s)
-    assert sorted(names(ax)) == ['+7.10 pp', 'cifar (n = 2)', 'imagenet (n = 1)']
+    assert sorted(names(ax)) == ['+7.10 pp', 'CIFAR stem (n = 2)', 'ImageNet stem (n = 1)']
     assert '(%)' in ax.get_xlabel()
 
 
@@ -394,9 +394,17 @@ def test_moderation_is_drawn_with_p_or_reason():
     t = statistics.moderation_table(judged())
     ax = figures.plot_moderation(t)
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted(zip(t.ci_low, t.ci_high))]
-    assert names(ax)[0] == f'+1.00   {wording.p_value_text(t.p[0])}'
+    assert names(ax)[0] == f'+1.00, {wording.p_value_text(t.p[0])}'
     ax = figures.plot_moderation(statistics.moderation_table(judged()[lambda r: r.student == 'resnet18']))
     assert not segments(ax) and 'no gain with an interval for resnet34' in names(ax)[0]
+
+
+def test_a_long_reason_does_not_make_the_figure_small():
+    ax = figures.rows_axes(['a row'], 'gain')
+    figures.write_reason(ax, 0, 'left out; no gain with an interval for ' + ', '.join(f'network {i}' for i in range(20)))
+    assert names(ax)[0].startswith('no gain with an interval for network 0') and len(names(ax)[0]) <= 46 and names(ax)[0].endswith('…')
+    figures.write_reason(ax, 0, '')
+    assert names(ax)[1] == 'no interval'
 
 
 def test_gain_against_size_joins_the_students_of_a_teacher():
@@ -421,16 +429,16 @@ def test_optimism_stands_beside_noise():
     select = [row(student(stage='select', alpha=a), test_best=x, validation_best=v) for a, x, v in ((.3, .95, .94), (.5, .948, .95), (.7, .949, .93))]
     t = statistics.selection_optimism(pd.concat([judged(), frame(select)]))
     ax = figures.plot_optimism(t)
-    assert names(ax) == ['+0.20   3 configurations'] and marks(ax, 'o')[0].get_xdata()[0] == pytest.approx(.2)
+    assert names(ax) == ['+0.20, 3 configurations'] and marks(ax, 'o')[0].get_xdata()[0] == pytest.approx(.2)
     assert [l.get_xdata()[0] for l in ax.lines if l.get_color() == figures.GREY] == pytest.approx(t.noise.tolist())
-    assert names(figures.plot_optimism(statistics.selection_optimism(frame(select[:1])))) == ['+0.00   1 configuration']
+    assert names(figures.plot_optimism(statistics.selection_optimism(frame(select[:1])))) == ['+0.00, 1 configuration']
 
 
 def test_equivalence_shows_margin_and_verdict():
     ablated = cell(student(method='feature', stage='clipping', clipping='student_only'), .94 + .002*np.arange(3))
     t = statistics.clipping_equivalence(pd.concat([judged(), frame(ablated)]), 2.)
     ax = figures.plot_equivalence(t)
-    assert names(ax) == [f'+0.00   within ± 2 pp, {wording.p_value_text(t.tost_p[0])}']
+    assert names(ax) == [f'+0.00, within ± 2 pp, {wording.p_value_text(t.tost_p[0])}']
     shaded = ax.collections[0].get_paths()[0].vertices
     assert (shaded[:, 0].min(), shaded[:, 0].max()) == (-2, 2)
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted([(t.ci_low[0], t.ci_high[0]), (t.tost_low[0], t.tost_high[0])])]

@@ -295,7 +295,7 @@ def test_norms_count_epochs_above_the_threshold(study):
     said = tables.norms_finding(t[t.index == feature.name], 1.5)
     assert said == 'Largest norm above the threshold 1.5: Feature-KD (n = 3): student in 3, projections in 0, total in 4 of 12 epochs'
     text = tables.norms_text(t, 1.5)
-    assert text['epochs above 1.5, total'][feature.name] == '4 of 12' and text['epochs above 1.5, projections'][logit.name] == ''
+    assert text['Epochs above 1.5, total'][feature.name] == '4 of 12' and text['Epochs above 1.5, projections'][logit.name] == ''
     assert len(tables.norms(tables.curves(runs[:0], root))) == 0
 
 
