@@ -284,6 +284,7 @@ def draw_interval(ax, y, at, low, high, colour,
     if not pd.isna(at):
         ax.plot(at, y, marker, color=colour, markersize=7, markeredgecolor='white', zorder=3)
 
+# %% ../nbs/evidence/09_figures.ipynb #0e19ee07
 def write_beside(ax, y, text, colour=INK):
     "A word at the right end of a row."
     right = ax.get_yaxis_transform()

@@ -282,6 +282,7 @@ def packages_text(env):
     return pd.DataFrame({'Runs': env.runs.astype(str), 'Packages': env.packages.map(value_text),
                          'Platform': env.platform.map(value_text)})
 
+# %% ../nbs/evidence/12_findings.ipynb #38722457
 def data_text(data): # the second of `records.surroundings`
     "The data sets that were learned, for readers."
     heads = {'Training': 'train', 'Validation': 'validation', 'Test': 'test', 'SHA-256': 'sha256'}

@@ -655,6 +655,26 @@ def benchmark_section(report): # its options: measure, minutes, device
     for result in measured.values(): yield from _machine_blocks(result)
 
 # %% ../nbs/site/06_sections.ipynb #894a9134
+_GROWING = {'graph': ('graph: its runs are made', figures.BLUE),
+            'look': ('look: the progress of all', figures.ORANGE),
+            'plan': ('plan: make plan', figures.GREEN),
+            'dry_run': ('dry run: Snakemake’s', figures.GREY)}
+
+def _growth_figure(rows): # of `scale.read_scale`
+    "Seconds over runs, both logarithmic, each line named at its end."
+    table, ax = pd.DataFrame(rows).iloc[1:], figures.axes(None, 6.5, 3.6)
+    ax.set_xscale('log'); ax.set_yscale('log')
+    for what in scale.exponents(rows):
+        ax.plot(table.runs, table[what], 'o-', color=_GROWING[what][1])
+    ax.set_xticks(table.runs, [f'{n:,}' for n in table.runs])
+    ax.minorticks_off()
+    figures.plain_log_ticks(ax.yaxis)
+    ax.set(xlabel='runs of the study', ylabel='seconds of processor time')
+    figures.name_ends(ax, {_GROWING[what][0]: (table[what].iloc[-1], _GROWING[what][1])
+                           for what in scale.exponents(rows)})
+    return ax
+
+# %% ../nbs/site/06_sections.ipynb #c7d01f52
 def scale_section(report):
     "How the costs of a study grow with its runs, as measured."
     rows = scale.read_scale(report.results/'benchmarks'/'scale')
@@ -663,7 +683,7 @@ def scale_section(report):
     most, worst = rows[-1]['runs'], max(powers.values())
     yield Text(f'## What a study costs before its first run grows with its runs to the power '
                f'{worst:.2f} at most\n\n{scale.scale_text(rows)}')
-    yield Figure(scale.scale_figure(rows), f'Up to {most:,} runs: '
+    yield Figure(_growth_figure(rows), f'Up to {most:,} runs: '
                  + ', '.join(f'{what.replace("_", " ")} {power:.2f}'
                              for what, power in powers.items()) + ' (1 is linear growth).',
                  'Seconds of processor time over the runs of a study, both logarithmic, a line '
@@ -744,6 +764,7 @@ def _reproduced_blocks(study):
              'What would decide it': still.to_decide.replace('', '—')}
     yield Fold('What would decide them', [Table(pd.DataFrame(needs))])
 
+# %% ../nbs/site/06_sections.ipynb #b77af93c
 def reproduced_section(report):
     "What our runs decided, what they saw, and what is open."
     for s in report.with_runs: yield from _reproduced_blocks(s)

@@ -44,7 +44,8 @@ def test_the_measured_growth_is_on_the_benchmark_page_and_near_linear(tmp_path):
     powers = scale.exponents(rows)
     assert set(powers) == {'graph', 'look', 'plan', 'dry_run'} and max(powers.values()) <= 1.1 and rows[-1]['runs'] > 4900
     assert all(f'{power:.2f}' in text.markdown and f'{power:.2f}' in figure.caption for power in powers.values())
-    assert [len(line.get_xdata()) for line in figure.drawn.axes[0].lines] == [len(rows) - 1]*4
+    assert [len(line.get_xdata()) for line in figure.drawn.lines] == [len(rows) - 1]*4
+    assert [t.get_text().partition(':')[0].replace(' ', '_') for t in figure.drawn.texts] == list(powers)  # each line is named at its end
     assert 'sections.scale_section' in (ROOT/'nbs'/'report'/'benchmark.ipynb').read_text()
     assert list(sections.scale_section(pages.Report([], tmp_path))) == []
 
