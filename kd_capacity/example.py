@@ -32,8 +32,8 @@ def example_cell(spec,       # RunSpec; its seed is replaced
                  accuracies, # fractions, of seeds 0, 1, …
                  **values):  # further columns of `example_row`
     "Rows of one cell: the test accuracy of each seed, the same at the best epoch and the last."
-    return [example_row(spec.replace(seed=seed), test_best=a, test_final=a, **values)
-            for seed, a in enumerate(accuracies)]
+    specs = [spec.model_copy(update={'seed': seed}) for seed in range(len(accuracies))] # unchecked
+    return [example_row(s, test_best=a, test_final=a, **values) for s, a in zip(specs, accuracies)]
 
 # %% ../nbs/study/08_example.ipynb #1b7f3a1a
 def _example_history(spec, accuracy):

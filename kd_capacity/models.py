@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .basics import UserError, one_of
 
@@ -212,6 +211,7 @@ def measured(arch: str,         # a key of `ARCHS`
              width: int=64,     # channels of the stem
             ) -> Cost:
     "The cost of a network, measured on the `meta` device, where nothing is allocated."
+    from torch.utils.flop_counter import FlopCounterMode # here: its Triton takes 0.3 s of a start
     with torch.device('meta'), torch.no_grad():
         model = build_network(arch, num_classes, stem, width, image_shape[0]).eval()
         with FlopCounterMode(display=False) as counter: model.features(torch.empty(1, *image_shape))
