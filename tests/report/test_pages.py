@@ -307,3 +307,16 @@ def test_a_part_page_leads_to_every_chapter(part):
     assert re.search(r'^> .+', text, re.M)
     if part != 'report': assert f"show_chapters('{part}')" in text
     else: assert all(f']({p.name})' in text for p in PAGES if p.parent.name == part and p.stem != 'index')
+
+
+def test_what_is_known_of_the_paper_is_what_a_page_would_work_out(monkeypatch):
+    monkeypatch.setattr(pages, '_known', {})
+    names = records.PAPER_RUNS, findings.PRINTED_TABLE
+    fresh = {name: pages.Study(name).ledger for name in names}
+    pages.know_the_paper()
+    monkeypatch.setattr(claims, 'ledger', None) # nobody works it out again
+    for name in names:
+        study = pages.Study(name)
+        pd.testing.assert_frame_equal(study.ledger, fresh[name])
+        assert study.evidence is pages.Study(name).evidence
+    with pytest.raises(TypeError): assert pages.Study('demo').ledger is None
