@@ -22,8 +22,8 @@ from .fidelity_tests import MEASURES, fidelity_tests
 from .findings import STUDY_NAMES
 from .losses import option_fields, option_symbol
 from .models import STEMS
-from .naming import (method_colour, method_name, network_name, pair_name, signed_text,
-                                source_name)
+from .naming import (clip_name, method_colour, method_name, network_name, pair_name,
+                                signed_text, source_name, stem_name)
 from .run_pages import command_of, get_in, runs_below
 from .show import as_json, run_address, theme_file
 from .statistics import OF_ANY_RUN, OF_DISTILLATION, summary
@@ -177,12 +177,18 @@ def _network_value(settings, role, several):
     if (settings['profile'], settings[role]) not in several: return arch
     return f'{arch}·w{width_of(settings, role)}'
 
+# %% ../nbs/site/03_explorer.ipynb #13d9f82e
+def _kind_words(runs): # a value of the choice *runs*: 'clipping, student_only'
+    "Its parts in words: ['clipping ablation', 'student alone']."
+    stage, *more = runs.split(', ')
+    in_words = {'clipping': clip_name, 'stem': stem_name}.get(stage, str)
+    return [stage_name(stage), *map(in_words, more)]
+
 # %% ../nbs/site/03_explorer.ipynb #13d9f82f
 def choice_words(field, value):
     "A choice in words."
     if field == 'runs':
-        stage, comma, more = value.partition(', ')
-        return stage_name(stage) + comma + more
+        return ', '.join(_kind_words(value))
     if field in ('teacher', 'student') and value != 'none':
         arch, _, width = value.partition('·w')
         return network_name(arch, int(width) if width.isdigit() else None)
@@ -450,8 +456,8 @@ def _cell_name(settings, runs):
         case 'teacher': who = f"{network('teacher')} as teacher"
         case 'baseline': who = f"{network('student')}, no teacher"
         case _: who = f"{pair_name(settings)}, {method_name(settings['method'])}"
-    special = [choice_words('runs', part) for part in runs.split(', ')
-               if part not in ('final', 'teacher')]
+    kind, *more = _kind_words(runs)
+    special = more if settings['stage'] in ('final', 'teacher') else [kind, *more]
     return ', '.join([who, *_option_texts(settings), *special])
 
 def _brief_name(settings):
