@@ -6,9 +6,10 @@
 __all__ = ['network_name', 'pair_name', 'method_name', 'method_colour', 'source_name', 'clip_name', 'stem_name', 'signed_text']
 
 # %% ../nbs/method/11_naming.ipynb #3dfa72d1
+from .clipping import MODES
 from .data import SOURCES
 from .losses import METHODS
-from .models import ARCHS
+from .models import ARCHS, STEMS
 
 # %% ../nbs/method/11_naming.ipynb #9aad2d9a
 def _is_missing(value):
@@ -45,17 +46,13 @@ def source_name(name) -> str: # of a data set, as a record has it
     "A data set in words."
     return SOURCES[name].label if name in SOURCES else str(name)
 
-_CLIPS = {'union': 'student and projections', 'student_only': 'student alone',
-          'separate': 'each by itself', 'none': 'nothing', 'matched': 'every step to one norm'}
-_STEMS = {'cifar': 'CIFAR stem', 'imagenet': 'ImageNet stem'}
-
 def clip_name(name) -> str: # a way of clipping, as a record has it
     "What is clipped, in words."
-    return _CLIPS.get(name, str(name))
+    return MODES[name].label if name in MODES else str(name)
 
 def stem_name(name) -> str: # as a record has it
     "A network's first layers in words."
-    return _STEMS.get(name, str(name))
+    return STEMS[name].label if name in STEMS else str(name)
 
 # %% ../nbs/method/11_naming.ipynb #81ce2492
 def signed_text(x,        # number, or None or NaN
