@@ -197,8 +197,10 @@ def reboot(folder):
     "A function that does to Slurm what a reboot of the node does: the daemon and every job are gone, then it is back."
     def node_fails(run, job):
         end(folder/'slurmd.pid')
-        for step in [p for p in run.parents() if p.name().startswith('slurmstepd')]:
+        # a run's own step is not that of its job's script, which would wait for it for ever
+        for step in [p for p in psutil.process_iter() if p.name().startswith('slurmstepd')]:
             for process in [*step.children(recursive=True), step]: process.kill()
+        time.sleep(25)  # of a job that began less than 20 s before, Slurm asks no node where it is
         start('slurmd', folder, '-b')
     return node_fails
 
