@@ -344,6 +344,8 @@ def _do(command, name, results, jobs, limit, executor, more, tflops):
         case 'select': write_selection(name, results)
         case 'run':
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
+            # a job in the background of a script is born deaf to what cancels a cluster's jobs
+            if executor != 'local': signal.signal(signal.SIGINT, signal.default_int_handler)
             status = run_study(name, results, jobs, limit, executor, more.split(), tflops)
             _report_failures(name, results, status)
             return status

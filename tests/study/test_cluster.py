@@ -78,6 +78,19 @@ def test_a_run_that_is_told_to_end_loses_no_finished_epoch_and_ends_with_the_sam
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize('executor, heard', [('slurm', signal.default_int_handler), ('local', signal.SIG_IGN)])
+def test_a_study_that_a_script_started_in_the_background_can_cancel_its_jobs(executor, heard, monkeypatch):
+    "A shell starts such a job deaf to SIGINT, and so would Snakemake be, whose way to cancel is SIGINT."
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(study, 'run_study', lambda *_, **__: 0)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        study._do('run', 'demo', None, 1, None, executor, '', None)
+        assert signal.getsignal(signal.SIGINT) is heard
+    finally:
+        for number, handler in kept.items(): signal.signal(number, handler)
+
+
 # --- a real Slurm: `make slurm-test`
 
 CONF = '''ClusterName=test
