@@ -143,13 +143,13 @@ class _Deadline:
     def check(self, process, study):
         "To be called every second or two; `process`: Snakemake."
         left = self.end - time.monotonic()
-        if not self.closing and left < first_step_seconds(study):
-            process.send_signal(signal.SIGTERM)  # Snakemake starts no more; what runs goes on
-            self.closing = True
         if left <= 0 and not self.over:
             self.over = self.closing = True
             if self.here: _end_all(process)
             else: process.send_signal(signal.SIGINT) # Snakemake cancels its jobs
+        elif not self.closing and left < first_step_seconds(study):
+            process.send_signal(signal.SIGTERM)  # Snakemake starts no more; what runs goes on
+            self.closing = True
 
 def _end_all(process):
     process.send_signal(signal.SIGTERM)

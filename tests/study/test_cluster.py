@@ -78,6 +78,15 @@ def test_a_run_that_is_told_to_end_loses_no_finished_epoch_and_ends_with_the_sam
     assert signal.getsignal(number) == before
 
 
+def test_a_cluster_whose_time_is_up_at_once_gets_one_signal(monkeypatch):
+    "SIGINT right after SIGTERM was lost in Snakemake, and the jobs ran on."
+    sent = []
+    monkeypatch.setattr(study, 'first_step_seconds', lambda progress: 60)
+    deadline = study._Deadline(0, here=False)
+    for _ in range(2): deadline.check(types.SimpleNamespace(send_signal=sent.append), None)
+    assert sent == [signal.SIGINT] and deadline.over and deadline.closing
+
+
 @pytest.mark.parametrize('executor, heard', [('slurm', signal.default_int_handler), ('local', signal.SIG_IGN)])
 def test_a_study_that_a_script_started_in_the_background_can_cancel_its_jobs(executor, heard, monkeypatch):
     "A shell starts such a job deaf to SIGINT, and so would Snakemake be, whose way to cancel is SIGINT."
