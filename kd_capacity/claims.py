@@ -920,10 +920,9 @@ def details_text(table):
 def ledger_finding(table):
     "One sentence: how many claims are what."
     count = table.verdict.value_counts()
-    first, *others = (f'{count.get(v, 0)} {v}' for v in VERDICTS)
-    number, verdict = first.split()
-    return f"Of {len(table)} claims, {number} {'is' if number == '1' else 'are'} {verdict}, " + \
-        ' and '.join(others)
+    verdict, *others = VERDICTS
+    n, rest = count.get(verdict, 0), ' and '.join(f'{count.get(v, 0)} {v}' for v in others)
+    return f"Of {len(table)} claims, {n} {'is' if n == 1 else 'are'} {verdict}, {rest}"
 
 # %% ../nbs/evidence/05_claims.ipynb #77d58596
 QUESTIONS = {

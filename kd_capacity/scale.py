@@ -124,9 +124,6 @@ def scale_text(
             f'line of {last["runs"]} runs takes {last["look"]:.2f} s a look and pauses '
             f'{last["look"]/SHARE:.0f} s or more, so it takes {SHARE:.0%} of a core at most.')
 
-# %% ../nbs/study/09_scale.ipynb #d816340d
-#| export
-
 # %% ../nbs/study/09_scale.ipynb #281d2c07
 class _Kept(Checked):
     "A file of `make scale`."
