@@ -8,7 +8,7 @@ __all__ = ['MOST_PAGES', 'PARTS_OF_RECORD', 'MADE', 'OUTSIDE', 'RUN_COLUMNS', 'M
            'harmless', 'notebook_html', 'page_html', 'Job', 'Built', 'build', 'listing', 'search_table', 'main']
 
 # %% ../nbs/site/02_run_pages.ipynb #77911df0
-import hashlib, json, re, sys
+import json, re, sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from html import escape
@@ -25,7 +25,7 @@ from .config import RunSpec, UserError, atomic, papermill_command, results_dir, 
 from .basics import cores
 from .show import as_json, page_folder, run_address, svg, theme_file
 from .naming import source_name
-from .staging import Page, page_markdown, box, boxed, pandoc, staged
+from .staging import Page, box, boxed, digest, page_markdown, pandoc, staged
 from .wording import stage_name
 
 # %% ../nbs/site/02_run_pages.ipynb #0603f524
@@ -284,15 +284,12 @@ MADE = '.made'
 _makers = 'run_pages', 'staging', 'show', 'figures', 'config', 'records'  # what a page is made with
 _shown_files = 'record.json', 'history.csv', 'run.ipynb'
 
-def _digest(*texts):
-    return hashlib.sha256(b''.join(hashlib.sha256(t).digest() for t in texts)).hexdigest()
-
 def _bytes(path): return path.read_bytes() if path.exists() else b''
 
 def _page_surroundings():
     "A digest of what every page is made with."
     paths = [root()/'kd_capacity'/f'{name}.py' for name in _makers] + [root()/'theme'/'run.html']
-    return _digest(*map(_bytes, paths + sorted(config.profile_dir().glob('*.toml'))))
+    return digest(*map(_bytes, paths + sorted(config.profile_dir().glob('*.toml'))))
 
 # %% ../nbs/site/02_run_pages.ipynb #7aa8f805
 def _runs_named(record):
@@ -308,7 +305,7 @@ def _jobs(folders, into):
         named = _runs_named(records.read_record(folder/'record.json'))
         linked = tuple(r for r in named if r in folders)
         files = [_bytes(folder/name) for name in _shown_files]
-        digests[run_id] = _digest(around, *files, repr(linked).encode())
+        digests[run_id] = digest(around, *files, repr(linked).encode())
         jobs[run_id] = Job(run_id, folder, into, linked)
     return digests, jobs
 

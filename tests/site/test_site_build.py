@@ -157,18 +157,37 @@ def test_every_notebook_has_a_page():
 
 
 FAKE = """#!/bin/sh
+[ "$1" = --version ] && { echo "${QUARTO_VERSION:-1.7}"; exit; }
 echo "$@" >> "$CALLS"
 [ -e _quarto.yml ] && ! grep -q -e pre-render -e post-render _quarto.yml || exit 3
 mkdir -p _site && echo elsewhere > _site/index.html
 shift
 for path in "$@"; do
-    case $path in --to) break ;; index.ipynb) echo front > _site/index.html ;; esac
-    [ -d $path ] && mkdir -p _site/$path && touch _site/$path/made.html
-    entries="$entries${entries:+, }{\\"href\\": \\"$path\\"}"
+    [ $path = --to ] && break
+    address=${path%.ipynb}.html
+    mkdir -p _site/$(dirname $address) && echo "$path" > _site/$address
+    entries="$entries${entries:+, }{\\"href\\": \\"$address\\"}"
 done
 echo "[$entries]" > _site/search.json
 exit ${QUARTO_STATUS:-0}
 """
+
+
+@pytest.fixture
+def fake_quarto(tmp_path, monkeypatch):
+    "A stand-in on PATH; a function that returns what each of its processes was asked for since."
+    (tmp_path/'bin').mkdir()
+    fake, calls = tmp_path/'bin'/'quarto', tmp_path/'calls'
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
+    monkeypatch.setenv('CALLS', str(calls))
+    def asked():
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        plain = lambda line: line.removeprefix('render ').removesuffix(' --to html --log-level warning')
+        return [plain(line).split() for line in lines]
+    return asked
 
 
 def with_two_parts(root):
@@ -183,27 +202,72 @@ def with_two_parts(root):
     return root
 
 
+EVERYTHING = ['index.ipynb', 'pages/method/config.ipynb', 'pages/runs/frame.ipynb', 'pages/study/plan.ipynb']
+ADDRESSES = [path.replace('.ipynb', '.html') for path in EVERYTHING]
+
+
 @pytest.mark.parametrize('cores', [1, 2, 3, 16])
-def test_quarto_is_used_where_it_is_once_for_each_core(cores, tmp_path, monkeypatch):
-    root, calls = with_two_parts(tmp_path/'root'), tmp_path/'calls'
-    (tmp_path/'bin').mkdir()
-    fake = tmp_path/'bin'/'quarto'
-    fake.write_text(FAKE)
-    fake.chmod(0o755)
-    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}:{os.environ["PATH"]}')
-    monkeypatch.setenv('CALLS', str(calls))
+def test_quarto_is_used_where_it_is_once_for_each_core(cores, tmp_path, monkeypatch, fake_quarto):
+    root = with_two_parts(tmp_path/'root')
     monkeypatch.setattr(site_build, 'cores', lambda: cores)
+    monkeypatch.setattr(site_build, 'finish', lambda site, folder: None)
     assert site_build.site(root) == (root/'_site'/'index.html', 'Quarto')
-    asked = [line.removeprefix('render ').removesuffix(' --to html --log-level warning').split() for line in calls.read_text().splitlines()]
-    everything = ['index.ipynb', 'pages/method', 'pages/runs', 'pages/study']
-    assert len(asked) == min(cores, 4) and sorted(sum(asked, [])) == everything
-    assert (root/'_site'/'index.html').read_text() == 'front\n'
-    assert {p.parent.name for p in (root/'_site'/'pages').rglob('made.html')} == {'method', 'runs', 'study'}
-    assert sorted(e['href'] for e in json.loads((root/'_site'/'search.json').read_text())) == everything
-    (root/'_site'/'kept').touch()
+    asked = fake_quarto()
+    assert len(asked) == min(cores, 4) and sorted(sum(asked, [])) == EVERYTHING
+    for path, address in zip(EVERYTHING, ADDRESSES): assert (root/'_site'/address).read_text() == f'{path}\n'
+    assert sorted(e['href'] for e in json.loads((root/'_site'/'search.json').read_text())) == ADDRESSES
+    (root/'_site'/'stays').touch()
+    (root/'nbs'/'index.ipynb').write_text(notebook('# front\n\n> another line'))
     monkeypatch.setenv('QUARTO_STATUS', '1')
     with pytest.raises(UserError, match='quarto render failed'): site_build.site(root)
-    assert (root/'_site'/'kept').exists() and not list((root/'_build').glob('site-*'))
+    assert (root/'_site'/'stays').exists() and not list((root/'_build').glob('site-*'))
+
+
+def change_text(root):
+    (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config\n\n> what is chosen', 'x = 2'))
+
+
+def change_title(root):
+    (root/'nbs'/'method'/'00_config.ipynb').write_text(notebook('# config\n\n> what one chooses', 'x = 1'))
+
+
+def change_theme(root): (root/'theme'/'content.css').write_text('p { color: red }')
+def change_picture(root): (root/'theme'/'site.png').write_bytes(b'none of the pages shows it')
+
+
+def change_settings(root):
+    path = root/'_quarto.yml'
+    path.write_text(path.read_text().replace('title: kd_capacity', 'title: another'))
+
+
+def add_chapter(root): (root/'nbs'/'study'/'01_more.ipynb').write_text(notebook('# more'))
+
+
+@pytest.mark.parametrize('change, stale', [
+    (lambda root: None, []), (change_picture, []), (change_text, ['pages/method/config.ipynb']),
+    (change_title, EVERYTHING), (change_theme, EVERYTHING), (change_settings, EVERYTHING),
+    (add_chapter, sorted([*EVERYTHING, 'pages/study/more.ipynb']))])
+def test_quarto_renders_again_what_has_changed(change, stale, tmp_path, monkeypatch, fake_quarto):
+    "A page that is kept shows titles of others in its sidebar, and wears the theme."
+    root = with_two_parts(tmp_path/'root')
+    monkeypatch.setattr(site_build, 'finish', lambda site, folder: None)
+    site_build.site(root)
+    fake_quarto()
+    change(root)
+    site_build.site(root)
+    assert sorted(sum(fake_quarto(), [])) == stale
+    known = [e['href'] for e in json.loads((root/'_site'/'search.json').read_text())]
+    assert sorted(known) == sorted({*ADDRESSES, *(path.replace('.ipynb', '.html') for path in stale)})
+
+
+def test_another_quarto_renders_everything_again(tmp_path, monkeypatch, fake_quarto):
+    root = with_two_parts(tmp_path/'root')
+    monkeypatch.setattr(site_build, 'finish', lambda site, folder: None)
+    site_build.site(root)
+    fake_quarto()
+    monkeypatch.setenv('QUARTO_VERSION', '1.8')
+    site_build.site(root)
+    assert sorted(sum(fake_quarto(), [])) == EVERYTHING
 
 
 def files_of(site):
@@ -222,6 +286,37 @@ def test_a_site_by_two_quartos_is_the_site_by_one(tmp_path, monkeypatch):
         sites.append(files_of(site_build.site(root)[0].parent))
     assert sites[0] == sites[1] and {'pages/method/config.html', 'pages/study/plan.html'} <= set(sites[0])
     assert b'<a href="../../pages/method/config.html">config</a>' in sites[0]['pages/study/plan.html']
+
+
+@pytest.mark.quarto
+@pytest.mark.skipif(not shutil.which('quarto'), reason='no quarto on PATH, so no page was made by it')
+def test_a_site_of_kept_pages_is_the_site_made_at_once(tmp_path):
+    root = with_two_parts(tmp_path/'root')
+    site_build.site(root)
+    change_text(root)
+    in_parts = files_of(site_build.site(root)[0].parent)
+    shutil.rmtree(root/'_build')
+    assert in_parts == files_of(site_build.site(root)[0].parent)
+    assert b'2' in in_parts['pages/method/config.html']
+
+
+@pytest.mark.parametrize('quarto', [False, pytest.param(True, marks=[pytest.mark.quarto, pytest.mark.skipif(
+    not shutil.which('quarto'), reason='no quarto on PATH, so no page was made by it')])])
+def test_every_page_says_that_the_authors_runs_are_shown(quarto, tmp_path, monkeypatch):
+    root = with_two_parts(tmp_path/'root')
+    if not quarto: monkeypatch.setattr(site_build.shutil, 'which', lambda name: None)
+    said = {}
+    for profiles in 'demo', 'authors, demo', 'demo': # the pages of the first are kept
+        (root/'_build').mkdir(exist_ok=True)
+        (root/'_build'/'records').write_text(f'{profiles}\nresults\n')
+        site = site_build.site(root)[0].parent
+        pages = [BeautifulSoup(path.read_text(), 'html.parser') for path in site.rglob('*.html')]
+        labels = [[e.get_text() for e in page.select('main #whose-runs')] for page in pages]
+        assert len(pages) == 3
+        said.setdefault(profiles, []).append(labels)
+    sentence, = said['authors, demo'][0][0]
+    assert 'The authors’ runs.' in sentence and 'beside those of demo' in sentence
+    assert said['authors, demo'] == [[[sentence]]*3] and said['demo'] == [[[]]*3]*2
 
 
 # --- the website that pandoc makes
