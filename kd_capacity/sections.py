@@ -337,27 +337,32 @@ def control_section(report):
     yield from for_each(report, one, report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #af90c4bd
-def _class_blocks(study):
-    table = tables.class_accuracy(study.runs, study.results)
-    if table.gain.notna().any(): yield Figure(
-        figures.plot_class_differences(table),
-        f'{capital(study.words)}. {wording.class_finding(table)}.',
-        'Accuracy of each class minus the baseline’s in percentage points, a row for each class '
-        'and a column for each pair and method; bold where the 95 % interval is clear of zero')
-    else:
-        why = 'no baseline with logits' if len(table) else wording.unread(study.runs)
-        yield Sentence(study.words, f'{wording.class_finding(table)}: {why}')
-    if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
+def _found(study, found, text):
+    "A finding of a study, or, where there is none, why."
+    return text if found else f'{text}: {wording.unread(study.runs)}'
 
-# %% ../nbs/site/06_sections.ipynb #84a994f2
+def _class_finding(study, table):
+    text = wording.class_finding(table)
+    if not table.gain.notna().any(): return _found(study, len(table), text)
+    return f'Accuracy of each class: {text[0].lower()}{text[1:]}'
+
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
-    yield from for_each(report, _class_blocks, report.with_runs)
+    of = {s.name: tables.class_accuracy(s.runs, s.results) for s in report.with_runs}
+    finding = lambda s: _class_finding(s, of[s.name])
+    yield from headed(report, finding, report.with_runs)
+    def one(study):
+        table = of[study.name]
+        if table.gain.notna().any(): yield Figure(
+            figures.plot_class_differences(table), f'{capital(study.words)}. {finding(study)}.',
+            'Accuracy of each class minus the baseline’s in percentage points, a row for each '
+            'class and a column for each pair and method; bold where the 95 % interval is clear '
+            'of zero')
+        if len(table): yield Fold(f'Every class: {study.words}', [Table(wording.class_text(table))])
+    yield from for_each(report, one, report.with_runs)
 
-def _disagreement_blocks(study):
-    table = tables.disagreement_table(study.runs, study.results)
-    if not len(table):
-        yield Sentence(study.words, f'nothing to compare: {wording.unread(study.runs)}')
+# %% ../nbs/site/06_sections.ipynb #84a994f2
+def _disagreement_blocks(study, table):
     for settings in tables.pairs_of(table):
         of_pair = table.teacher.eq(settings['teacher']) & table.student.eq(settings['student'])
         pair, rows = pair_name(settings), table[of_pair]
@@ -370,16 +375,17 @@ def _disagreement_blocks(study):
 
 def disagreement_section(report):
     "Where student and teacher differ."
-    yield from for_each(report, _disagreement_blocks, report.with_runs)
+    of = {s.name: tables.disagreement_table(s.runs, s.results) for s in report.with_runs}
+    def finding(study):
+        text = wording.disagreements_finding(of[study.name])
+        return _found(study, len(of[study.name]), text)
+    yield from headed(report, finding, report.with_runs)
+    yield from for_each(report, lambda s: _disagreement_blocks(s, of[s.name]), report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #5aa4da31
-def _calibration_blocks(study):
-    table = tables.calibration_table(study.runs, study.results)
+def _calibration_blocks(study, table):
+    if not table.n.any(): return
     bins = tables.reliability_table(study.runs, study.results)
-    if not table.n.any():
-        why = wording.unread(study.runs)
-        yield Sentence(study.words, f'{wording.calibration_finding(table)}: {why}')
-        return
     for settings in tables.pairs_of(table):
         rows, pair = tables.networks_of(table, settings), pair_name(settings)
         if not rows[rows.role != 'teacher'].n.any(): continue
@@ -391,7 +397,12 @@ def _calibration_blocks(study):
 
 def calibration_section(report):
     "How sure the networks are, and how rightly."
-    yield from for_each(report, _calibration_blocks, report.with_runs)
+    of = {s.name: tables.calibration_table(s.runs, s.results) for s in report.with_runs}
+    def finding(study):
+        text = wording.calibrations_finding(of[study.name])
+        return _found(study, of[study.name].n.any(), text)
+    yield from headed(report, finding, report.with_runs)
+    yield from for_each(report, lambda s: _calibration_blocks(s, of[s.name]), report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #f33caf59
 def amount_section(report):

@@ -10,8 +10,8 @@ __all__ = ['STAGE_NAMES', 'MISSING', 'NO_LOGITS', 'stage_name', 'plain', 'mean_s
            'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text', 'metrics_text', 'styled', 'as_markdown',
            'runs_address', 'links', 'gain_with_interval', 'gains_finding', 'clipping_finding', 'stem_finding',
            'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding', 'norms_finding', 'class_finding',
-           'disagreement_finding', 'calibration_finding', 'unread', 'pooled_finding', 'evidence_sentence', 'state_text',
-           'headline']
+           'disagreement_finding', 'calibration_finding', 'unread', 'disagreements_finding', 'calibrations_finding',
+           'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -632,6 +632,30 @@ def unread(runs): # DataFrame of `records.load_runs`
     "Why there is nothing to show from the logits of students."
     students = runs[runs.stage.eq('final') & runs.role.eq('student') & runs.status.eq('complete')]
     return 'no logits' if len(students) else 'no student has been run'
+
+# %% ../nbs/evidence/08_wording.ipynb #08b7f870
+def _range_text(values): # in percent
+    low, high = f'{values.min():.1f}', f'{values.max():.1f}'
+    return f'{low} %' if low == high else f'{low} to {high} %'
+
+def disagreements_finding(d): # of `tables.disagreement_table`
+    "One sentence on all pairs: how often each method's predictions are not the teacher's."
+    apart = d[d.teacher_class != d.student_class]
+    if not len(apart): return 'No student can be compared with its teacher yet'
+    shares = apart.groupby(['method', 'teacher', 'student'], sort=False).share.sum()
+    texts = [f'{method_or_control(m)} {_range_text(of_method)}'
+             for m, of_method in shares.groupby('method', sort=False)]
+    return f'Predictions that are not the teacher’s: {", ".join(texts)} of the test images'
+
+def calibrations_finding(c): # of `tables.calibration_table`
+    "One sentence on all pairs: the calibration errors of teachers, controls and each method."
+    known = c[c.n > 0]
+    if not len(known): return 'No calibration error can be computed yet'
+    rows = known.to_dict('records')
+    who = ['teachers' if row['role'] == 'teacher' else _method_of(row) for row in rows]
+    texts = [f'{name} {_range_text(errors)}'
+             for name, errors in known['mean'].groupby(who, sort=False)]
+    return f'Expected calibration error: {", ".join(texts)}'
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b1b
 def pooled_finding(pooled): # of `tables.pooled_gains`

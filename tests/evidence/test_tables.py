@@ -10,7 +10,7 @@ from conftest import ROOT, SHARED
 from made_up import baseline, cell, frame, row, student, write
 from scipy import stats
 
-from kd_capacity import config, fidelity, records, statistics, tables
+from kd_capacity import config, fidelity, records, statistics, tables, wording
 
 A, B = [0.9500, 0.9520, 0.9540], [0.9490, 0.9500, 0.9510]
 
@@ -358,6 +358,20 @@ def test_disagreements_have_the_teacher_in_the_rows(study):
     off = cell[cell.teacher_class != cell.student_class]
     assert list(top)[3:6] == ['control, %', 'Logit-KD, %', 'Feature-KD, %'] and len(top) == 15 and float(top['Logit-KD, %'][:5].max()) <= off.share.max() + .01
     assert f'Logit-KD {off.share.sum():.1f} % (n = 3)' in tables.disagreement_finding(d[(d.teacher == 'resnet50') & (d.student == 'resnet18')])
+
+
+def test_all_pairs_have_one_sentence(study):
+    "The range over the pairs of what each pair's own sentence says."
+    runs, root = study
+    d, c = tables.disagreement_table(runs, root), tables.calibration_table(runs, root)
+    apart = d[d.teacher_class != d.student_class].groupby(['method', 'teacher', 'student']).share.sum().loc['feature']
+    assert f'Feature-KD {apart.min():.1f} to {apart.max():.1f} %' in wording.disagreements_finding(d)
+    errors = {role: c.loc[c.role.eq(role) & c.method.isin([*method]), 'mean'] for role, method in (('teacher', c.method), ('student', ['feature']))}
+    said = wording.calibrations_finding(c)
+    assert f'teachers {errors["teacher"].min():.1f} to {errors["teacher"].max():.1f} %' in said
+    assert f'Feature-KD {errors["student"].min():.1f} to {errors["student"].max():.1f} %' in said
+    assert said.count('%') == 4 and 'no teacher ' in said
+    assert wording.disagreements_finding(d[:0]).endswith('yet') and wording.calibrations_finding(c[:0]).endswith('yet')
 
 
 def test_nobody_is_compared_with_a_teacher_that_is_not_there(study):

@@ -159,6 +159,17 @@ def test_every_section_has_words_for_some_runs_and_for_none(section, profiles, r
             assert 'nan' not in block.caption.lower().split()
 
 
+def test_what_the_answers_show_is_in_the_headings_of_fidelity(results):
+    of = sections.classes_section, sections.disagreement_section, sections.calibration_section
+    begins = r'## Accuracy of each class\: ', r'## Predictions that are not the teacher’s\: control ', r'## Expected calibration error\: teachers '
+    r = pages.Report([pages.Study('demo', results)], results)
+    for section, begin in zip(of, begins):
+        heading, *others = section(r)
+        assert heading.markdown.startswith(begin) and all_of(Figure, others)
+        without, *_ = section(report('', results))
+        assert without.markdown.endswith('no logits in the paper’s own runs')
+
+
 def test_the_papers_figures_stand_beside_ours(results):
     r = report('paper', results)
     bars, *_ = [f for f in all_of(Figure, sections.gains_section(r)) if 'Two panels of bars' in f.alt]
