@@ -163,16 +163,20 @@ def command_of(record):
 
 # %% ../nbs/site/02_run_pages.ipynb #86a372dd
 def _draw_history(history, max_norm):
-    "Losses, accuracy and norms, side by side."
-    fig, axes = plt.subplots(1, 3, figsize=(12.4, 3))
-    fig.subplots_adjust(left=.05, right=.92, wspace=.55, bottom=.16, top=.97)
-    figures.run_losses(history, axes[0])
-    figures.run_accuracy(history, axes[1])
-    figures.run_norms(history, max_norm, axes[2])
-    axes[2].yaxis.set_major_formatter('{x:g}')  # powers would take half the time of a page
-    axes[2].yaxis.set_minor_formatter('')
-    for ax in axes: ax.xaxis.set_major_locator(plt.MaxNLocator(6, integer=True))
+    "Losses and accuracy side by side, and the norms where they were kept."
+    fig = plt.figure(figsize=(12.4, 3))
+    grid = fig.add_gridspec(1, 3, left=.055, right=.92, wspace=.55, bottom=.16, top=.97)
+    figures.plot_run_losses(history, fig.add_subplot(grid[0]))
+    figures.plot_run_accuracy(history, fig.add_subplot(grid[1]))
+    if _has_norms(history):
+        norms = figures.plot_run_norms(history, max_norm, fig.add_subplot(grid[2]))
+        norms.yaxis.set_major_formatter('{x:g}')  # powers would take half the time of a page
+        norms.yaxis.set_minor_formatter('')
+    for ax in fig.axes: ax.xaxis.set_major_locator(plt.MaxNLocator(6, integer=True))
     return fig
+
+def _has_norms(history):
+    return bool(history.filter(regex='^norm_.*_max$').notna().any(axis=None))
 
 # %% ../nbs/site/02_run_pages.ipynb #c0fcabbb
 def _last_epoch(history):
@@ -195,9 +199,9 @@ def curves_figure(folder,       # of the run
         history = history.reindex(columns=records.HISTORY) # a loss may be younger than the run
         if not len(history): return '<p>The run ended before its first epoch did.</p>'
         last = _last_epoch(history)
-        alt = ('Training loss, accuracy in percent and largest gradient norm before clipping, '
-               f'over the epochs. {last}')
-        drawn = svg(_draw_history(history, max_norm), alt)
+        drawn_too = ' and largest gradient norm before clipping'*_has_norms(history)
+        alt = f'Training loss, accuracy in percent{drawn_too}, over the epochs. {last}'
+        drawn = svg(_draw_history(history, max_norm), alt, trim=False)
     except (ValueError, KeyError, TypeError) as e:
         return f'<p>The history cannot be drawn: {escape(f"{e!s:.200}")}.</p>'
     finally: plt.close('all')

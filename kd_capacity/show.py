@@ -81,12 +81,14 @@ def run_address(run_id, # of a run that has a page
 _svg = {'svg.fonttype': 'none', 'font.family': ['DejaVu Sans', 'Verdana', 'sans-serif']}
 _dated = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
 
-def svg(fig,  # matplotlib figure
-        alt): # text alternative
+def svg(fig,        # matplotlib figure
+        alt,        # text alternative
+        trim=True): # without empty edges, for which it is drawn twice
     "The figure as an <svg> element that says `alt` to a screen reader."
     out = io.StringIO()
     with plt.rc_context({**_svg, 'svg.hashsalt': alt}):
-        fig.savefig(out, format='svg', bbox_inches='tight', metadata=_dated, transparent=True)
+        fig.savefig(out, format='svg', bbox_inches='tight' if trim else None,
+                    metadata=_dated, transparent=True)
     text = re.sub(r'<metadata>.*?</metadata>\s*', '', out.getvalue(), flags=re.DOTALL)
     text = text[text.index('<svg'):]
     text = re.sub(r'<g id="[^"]*"', '<g', text)  # nothing refers to these
