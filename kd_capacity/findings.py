@@ -7,11 +7,11 @@ __all__ = ['PRINTED_TABLE', 'DEMO', 'STUDY_NAMES', 'NOT_OURS', 'TITLE', 'SPEEDS'
            'default_studies', 'chosen_studies', 'or_unknown', 'value_text', 'in_words', 'of_all', 'capital', 'by_size',
            'clear_gains_finding', 'every_test_text', 'moderation_finding', 'power_finding', 'effects_to_draw',
            'optimism_finding', 'equivalence_finding', 'sensitivity_finding', 'sensitivity_text', 'control_finding',
-           'evidence_text', 'amounts_text', 'amount_finding', 'seeds_finding', 'status_finding', 'environment_text',
-           'packages_text', 'data_text', 'hash_findings', 'choice_text', 'deviations_text', 'example_commands',
-           'citation', 'cost_finding', 'cost_text', 'cost_links', 'device_text', 'machine_name', 'left_text',
-           'paper_cost_text', 'price_text', 'value_bars', 'machine_finding', 'benchmark_text', 'benchmark_details',
-           'switches_text']
+           'evidence_text', 'complete_text', 'amounts_text', 'amount_finding', 'seeds_finding', 'status_finding',
+           'environment_text', 'packages_text', 'data_text', 'hash_findings', 'choice_text', 'deviations_text',
+           'example_commands', 'citation', 'cost_finding', 'cost_text', 'cost_links', 'device_text', 'machine_name',
+           'left_text', 'paper_cost_text', 'price_text', 'value_bars', 'machine_finding', 'benchmark_text',
+           'benchmark_details', 'switches_text']
 
 # %% ../nbs/evidence/12_findings.ipynb #eca44ff9
 import math
@@ -234,13 +234,17 @@ def evidence_text(name):
     if name == PRINTED_TABLE: return 'Means and standard deviations as the paper prints them.'
     return wording.evidence_sentence(name)
 
+def complete_text(runs): # of a study
+    "How many of the planned runs are complete: '36 of 37, 1 failed'."
+    done, failed = (int(runs.status.eq(s).sum()) for s in ('complete', 'failed'))
+    return f'{done} of {len(runs)}' + (f', {failed} failed' if failed else '')
+
 def amounts_text(runs_of): # {study: its runs, a DataFrame}
     "How many runs of each study there are, and what it is, for readers."
     def row(name, runs):
-        done, failed = (int(runs.status.eq(s).sum()) for s in ('complete', 'failed'))
-        count = f'{done} of {len(runs)}' + (f', {failed} failed' if failed else '')
         what = evidence_text(name) if name in NOT_OURS else config.profile(name).description
-        return {'Runs of': capital(study_name(name)), 'Runs': count, 'What it is': what}
+        return {'Runs of': capital(study_name(name)), 'Runs': complete_text(runs),
+                'What it is': what}
     return pd.DataFrame([row(name, runs) for name, runs in runs_of.items()])
 
 # %% ../nbs/evidence/12_findings.ipynb #24251cee

@@ -34,6 +34,8 @@ def evidence_section(report):
 
 def state_section(report):
     "How many runs of each study there are, and the commands that make them."
+    finding = lambda s: f'{findings.complete_text(s.runs)} runs complete'
+    yield from headed(report, finding, report.with_runs[:1])
     yield Table(findings.amounts_text({s.name: s.runs for s in report.with_runs}))
     ours = [s for s in report.with_runs if s.ours]
     commands = {'Runs of': [capital(s.words) for s in ours],
@@ -88,18 +90,22 @@ def metrics_section(report):
 
 def accuracy_section(report):
     "Teachers and baselines, beside the paper's."
+    of = {s.name: tables.accuracy_table(s.runs) for s in report.with_runs}
+    yield from headed(report, lambda s: wording.networks_finding(of[s.name]), report.with_runs)
     def one(study):
-        table = tables.accuracy_table(study.runs)
-        table = tables.against_published(table, tables.published_table(), 'mean')
+        table = tables.against_published(of[study.name], tables.published_table(), 'mean')
         yield _with_links(wording.accuracy_text(table), table)
     yield from for_each(report, one, report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #eca5e7cc
 def selected_section(report):
     "The configurations that were selected."
-    def one(study):
-        yield Table(wording.selected_text(tables.selected(study.runs), tables.published_table()))
-    yield from for_each(report, one, report.with_runs)
+    of = {s.name: tables.selected(s.runs) for s in report.with_runs}
+    paper = tables.published_table()
+    finding = lambda s: wording.selected_finding(of[s.name], paper)
+    yield from headed(report, finding, report.with_runs)
+    make = lambda s: [Table(wording.selected_text(of[s.name], paper))]
+    yield from for_each(report, make, report.with_runs)
 
 # %% ../nbs/site/06_sections.ipynb #98cc95f3
 def _norm_panels(study, rows):
@@ -162,12 +168,19 @@ def verdicts_section(report):
                    [Table(claims.details_text(study.ledger))])
     yield from for_each(report, one)
 
+def _mean_effects(effects):
+    of_pairs = effects[effects.question.isin(['mean gain', 'difference'])]
+    known = of_pairs[of_pairs.estimate.notna()]
+    if not len(known): return 'No mean over the pairs can be computed yet'
+    return 'On average over the pairs ' + '; '.join(map(claims.effect_clause, known.itertuples()))
+
 def effects_section(report):
     "Questions that all cells answer together."
+    of = {s.name: pooled_effects.headline_effects(s.runs) for s in report.with_runs}
+    yield from headed(report, lambda s: _mean_effects(of[s.name]), report.with_runs)
     def one(study):
-        effects = pooled_effects.headline_effects(study.runs)
         rows = [{'Question': claims.effect_question(r), 'Answer': claims.effect_answer(r)}
-                for r in effects.itertuples()]
+                for r in of[study.name].itertuples()]
         if rows: yield Table(pd.DataFrame(rows))
     yield from for_each(report, one, report.with_runs)
 
@@ -240,8 +253,9 @@ def noise_section(report):
     noise = {s.name: noise_sources.noise_table(s.runs, s.results) for s in report.with_runs}
     able = [s for s in report.with_runs if len(noise[s.name])]
     if not able:
-        yield Text('## Seeds and test images\n\nNo run with answers to each image is here: the '
-                   'paper’s runs came without, and `make demo` trains some.')
+        yield Text('## Luck of the seed and of the test images cannot be told apart yet\n\n'
+                   'No run with answers to each image is here: the paper’s runs came without, '
+                   'and `make demo` trains some.')
         return
     yield from headed(report, lambda s: noise_sources.noise_finding(noise[s.name]), able)
     make = lambda s: [Table(noise_sources.noise_text(noise[s.name]))]

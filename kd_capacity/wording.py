@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STAGE_NAMES', 'MISSING', 'NO_LOGITS', 'stage_name', 'plain', 'mean_std', 'interval', 'count', 'accuracy_interval',
            'row_network', 'with_names', 'trained_network', 'method_or_control', 'runs_text', 'p_value_text',
-           'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'clipping_text', 'stem_text',
-           'selected_text', 'fidelity_text', 'fidelity_tests_text', 'class_text', 'calibration_text',
-           'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text', 'metrics_text', 'styled', 'as_markdown',
-           'runs_address', 'links', 'gain_with_interval', 'gains_finding', 'clipping_finding', 'stem_finding',
-           'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding', 'norms_finding', 'class_finding',
-           'disagreement_finding', 'calibration_finding', 'unread', 'disagreements_finding', 'calibrations_finding',
-           'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
+           'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'networks_finding', 'clipping_text',
+           'stem_text', 'selected_text', 'selected_finding', 'fidelity_text', 'fidelity_tests_text', 'class_text',
+           'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text', 'metrics_text',
+           'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval', 'gains_finding', 'clipping_finding',
+           'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding', 'norms_finding',
+           'class_finding', 'disagreement_finding', 'calibration_finding', 'unread', 'disagreements_finding',
+           'calibrations_finding', 'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -207,6 +207,18 @@ def accuracy_text(a): # of `tables.accuracy_table`
                **_paper_columns(a, plain), 'Seeds': _seeds}
     return _text_table(a, columns)
 
+# %% ../nbs/evidence/08_wording.ipynb #9ead19ce
+def _range_text(values, digits=1): # in percent
+    low, high = (f'{value:.{digits}f}' for value in (values.min(), values.max()))
+    return f'{low} %' if low == high else f'{low} to {high} %'
+
+def networks_finding(a): # of `tables.accuracy_table`
+    "One sentence: the accuracies of teachers, and of students without a teacher."
+    known, names = a[a.n > 0], {'teacher': 'teachers', 'baseline': 'students without a teacher'}
+    texts = [f'{names[role]} {_range_text(rows["mean"], 2)}'
+             for role, rows in known.groupby('role', sort=False)]
+    return f'Accuracy of {", ".join(texts)}' if texts else 'No network has been trained yet'
+
 # %% ../nbs/evidence/08_wording.ipynb #1e5365cb
 def clipping_text(c): # of `tables.clipping_ablation`
     "The table of the clipping ablation for readers."
@@ -226,9 +238,9 @@ def stem_text(s): # of `tables.stem_ablation`
 
 # %% ../nbs/evidence/08_wording.ipynb #a514b2cb
 def _selected_by_the_paper(paper):
-    "{(teacher, student, method): configuration} of the paper's second version."
+    "{(teacher, student, method): row} of the paper's second version; it prints no β."
     students = paper[paper.version.eq('v2') & paper.quantity.eq('student')].to_dict('records')
-    return {(r['teacher'], r['student'], r['method']): options_text(r) for r in students}
+    return {(r['teacher'], r['student'], r['method']): r for r in students}
 
 def selected_text(t,     # of `tables.selected`
                   paper): # of `tables.published_table`
@@ -239,11 +251,28 @@ def selected_text(t,     # of `tables.selected`
     def tried(row):
         return f"{row['tried']} configurations" if row['tried'] else 'fixed by the profile'
     def of_the_paper(row):
-        return theirs.get((row['teacher'], row['student'], row['method']), '—')
+        printed = theirs.get((row['teacher'], row['student'], row['method']))
+        return options_text(printed) if printed else '—'
     columns = {'Pair': _pair_of, 'Method': _method_of, 'Configuration': configuration,
                'Chosen from': tried, 'Best accuracy there, %': lambda row: plain(row['best']),
                'paper v2': of_the_paper}
     return _text_table(t, columns)
+
+# %% ../nbs/evidence/08_wording.ipynb #c209c566
+def selected_finding(t,      # of `tables.selected`
+                     paper): # of `tables.published_table`
+    "One sentence: how many configurations there are, and how many are the paper's."
+    rows = t[t.alpha.notna()].to_dict('records')
+    if not rows: return 'No configuration has been selected yet'
+    theirs = _selected_by_the_paper(paper)
+    def is_the_papers(row):
+        printed = theirs.get((row['teacher'], row['student'], row['method']))
+        return printed and all(row.get(name) == printed[name] for name in option_fields()
+                               if pd.notna(printed.get(name)))
+    same = sum(map(bool, map(is_the_papers, rows)))
+    how = 'selected' if any(row['tried'] for row in rows) else 'fixed by the profile'
+    return (f'{runs_text(len(rows), "configuration")} {how}, {same} of them '
+            'as in the paper’s second version')
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b10
 def fidelity_text(f): # of `tables.fidelity_table`
@@ -634,10 +663,6 @@ def unread(runs): # DataFrame of `records.load_runs`
     return 'no logits' if len(students) else 'no student has been run'
 
 # %% ../nbs/evidence/08_wording.ipynb #08b7f870
-def _range_text(values): # in percent
-    low, high = f'{values.min():.1f}', f'{values.max():.1f}'
-    return f'{low} %' if low == high else f'{low} to {high} %'
-
 def disagreements_finding(d): # of `tables.disagreement_table`
     "One sentence on all pairs: how often each method's predictions are not the teacher's."
     apart = d[d.teacher_class != d.student_class]

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from made_up import cell, frame, write
 
-from kd_capacity import claims, config, dose, findings, front, pages, records, sections
+from kd_capacity import claims, config, dose, findings, front, pages, records, sections, tables, wording
 from kd_capacity.basics import UserError
 from kd_capacity.pages import Figure, Fold, Sentence, Table, Text
 
@@ -157,6 +157,25 @@ def test_every_section_has_words_for_some_runs_and_for_none(section, profiles, r
             if not isinstance(block, Figure): continue
             assert len(block.caption) > 20 and len(block.alt) > 20
             assert 'nan' not in block.caption.lower().split()
+
+
+@pytest.mark.parametrize(('section', 'heading'), [
+    (sections.accuracy_section, '## Accuracy of teachers 95.30 to 95.37 %, students without a teacher 94.86 to 95.04 %'),
+    (sections.selected_section, '## 8 configurations selected, 8 of them as in the paper’s second version'),
+    (sections.state_section, '## 126 of 126 runs complete'),
+    (sections.effects_section, '## On average over the pairs Feature-KD +0.16 pp')], ids=lambda value: getattr(value, '__name__', ''))
+def test_findings_are_the_headings(section, heading, results):
+    first, *_ = section(report('', results))
+    assert first.markdown.startswith(heading)
+
+
+def test_a_configuration_that_the_paper_did_not_select_is_not_counted(results):
+    study = report('', results).with_runs[0]
+    t, paper = tables.selected(study.runs), tables.published_table()
+    t.loc[t.method.eq('logit'), 'temperature'] = 7.
+    assert '8 configurations selected, 4 of them' in wording.selected_finding(t, paper)
+    assert wording.selected_finding(t[:0], paper) == 'No configuration has been selected yet'
+    assert 'fixed by the profile' in wording.selected_finding(t.assign(tried=0), paper)
 
 
 def test_what_the_answers_show_is_in_the_headings_of_fidelity(results):
