@@ -818,7 +818,9 @@ def dose_section(report):
     study = _capacity(report)
     doses = dose.dose_gains(study.runs)
     if not len(doses):
-        yield Text('## Nothing has been run yet\n\n`make study PROFILE=capacity` trains it.')
+        heading, _, rest = dose.alone_finding(study.runs).partition('; ')
+        text = f'## {as_markdown(heading)}\n\n{as_markdown(capital(rest))}{". "*bool(rest)}'
+        yield Text(text + '`make study PROFILE=capacity` trains the rest.')
         return
     first, *others = dose.decision_findings(dose.dose_decisions(doses))
     yield Text(f'## {as_markdown(first)}')

@@ -1,9 +1,11 @@
 """What must hold of every committed record of real images, whatever the study showed."""
+import json
+
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from kd_capacity import config, fidelity, records, statistics, tables
+from kd_capacity import config, dose, fidelity, records, statistics, tables
 
 REAL_IMAGES = 'cifar10', 'cifar10_jpeg'
 REAL = [name for name in config.profiles() if config.profile(name).run['data'] in REAL_IMAGES and any((ROOT/'results'/name).glob('**/record.json'))]
@@ -77,6 +79,50 @@ def test_the_cifar_stem_leads_by_several_points_at_the_same_settings(runs):
         seen += 1
         assert 100*np.mean(cifar[both] - imagenet[both]) > SEVERAL, student
     if not seen: pytest.skip('the stem ablation is not run')
+
+
+# --- capacity
+
+@pytest.fixture(scope='module')
+def doses():
+    "What the records of `capacity` say, without tables: {(method, width): {seed: test accuracy}}, parameters by width."
+    accuracies, parameters = {}, {}
+    for path in (ROOT/'results'/'capacity').glob('**/record.json'):
+        record = json.loads(path.read_text())
+        spec = record['spec']
+        if record['status'] != 'complete' or spec['role'] == 'teacher': continue
+        accuracies.setdefault((spec['method'], spec['width']), {})[spec['seed']] = record['outcome']['test_best']
+        parameters[spec['width']] = record['outcome']['parameters']
+    if not accuracies: pytest.skip('no record of the capacity study is committed')
+    return accuracies, parameters
+
+
+def test_wider_networks_are_more_accurate(doses):
+    accuracies, seen = doses[0], 0
+    for (method, width), narrow in accuracies.items():
+        wide = accuracies.get((method, 2*width), {})
+        both = sorted(set(narrow) & set(wide))
+        if not both: continue
+        seen += 1
+        assert np.mean([wide[s] - narrow[s] for s in both]) > 0, (method, width)
+    if not seen: pytest.skip('no two widths share a seed')
+
+
+def test_the_capacity_contrast_of_the_page_is_that_of_the_records(doses):
+    "The slope of the gain on log2 of the parameters, seed by seed in order, as declared before the first run."
+    accuracies, parameters = doses
+    widths, slopes = sorted(parameters), {}
+    for method in 'logit', 'feature':
+        cells = [(accuracies.get((method, w), {}), accuracies.get(('none', w), {})) for w in widths]
+        seeds = sorted(set.intersection(*(set(a) & set(b) for a, b in cells)))
+        size = np.log2([parameters[w] for w in widths])
+        slopes[method] = [np.polyfit(size, [100*(a[s] - b[s]) for a, b in cells], 1)[0] for s in seeds]
+    if len(widths) < 3 or not any(slopes.values()): pytest.skip('no seed has every width yet')
+    decisions = dose.dose_decisions(dose.dose_gains(tables.planned('capacity', ROOT/'results'))).set_index('method')
+    for method, by_seed in slopes.items():
+        if not by_seed: continue
+        row = decisions.loc[method]
+        assert row.seeds == len(by_seed) and row.estimate == pytest.approx(np.mean(by_seed[:row.n]))
 
 
 def test_committed_results_stay_small():

@@ -328,6 +328,15 @@ def test_before_the_first_run_the_page_shows_what_was_declared(results):
     assert any('0.25 pp a doubling' in row['As'] for row in declared)
 
 
+def test_before_a_student_is_taught_the_page_says_what_each_size_reaches_alone(monkeypatch):
+    alone = doses(0.).query('role == "baseline" and (width == 4 or width == 8 and seed < 2)')
+    said = 'No student has been taught yet; without a teacher R18·w4 {:.1f} % (6 seeds), R18·w8 {:.1f} % (2 seeds)'
+    assert dose.alone_finding(alone) == said.format(*100*alone.groupby('width').test_best.mean())
+    monkeypatch.setattr(pages.Study, 'runs', alone)
+    words = words_of(sections.dose_section(pages.Report([], None)))
+    assert 'Without a teacher R18·w4' in words and 'make study PROFILE=capacity' in words
+
+
 # --- part pages
 
 @pytest.mark.parametrize('part', ['method', 'study', 'evidence', 'site', 'report'])
