@@ -264,15 +264,14 @@ def selected_finding(t,      # of `tables.selected`
     "One sentence: how many configurations there are, and how many are the paper's."
     rows = t[t.alpha.notna()].to_dict('records')
     if not rows: return 'No configuration has been selected yet'
-    theirs = _selected_by_the_paper(paper)
+    configurations, theirs = runs_text(len(rows), 'configuration'), _selected_by_the_paper(paper)
+    if not any(row['tried'] for row in rows): return f'{configurations}, fixed by the profile'
     def is_the_papers(row):
         printed = theirs.get((row['teacher'], row['student'], row['method']))
         return printed and all(row.get(name) == printed[name] for name in option_fields()
                                if pd.notna(printed.get(name)))
     same = sum(map(bool, map(is_the_papers, rows)))
-    how = 'selected' if any(row['tried'] for row in rows) else 'fixed by the profile'
-    return (f'{runs_text(len(rows), "configuration")} {how}, {same} of them '
-            'as in the paper’s second version')
+    return f'{configurations} selected, {same} of them as in the paper’s second version'
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b10
 def fidelity_text(f): # of `tables.fidelity_table`

@@ -92,7 +92,7 @@ def doses():
         spec = record['spec']
         if record['status'] != 'complete' or spec['role'] == 'teacher': continue
         accuracies.setdefault((spec['method'], spec['width']), {})[spec['seed']] = record['outcome']['test_best']
-        parameters[spec['width']] = record['outcome']['parameters']
+        parameters[spec['width']] = record['parameters']
     if not accuracies: pytest.skip('no record of the capacity study is committed')
     return accuracies, parameters
 
