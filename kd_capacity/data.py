@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'NORMALIZATIONS', 'Dataset', 'content_hash', 'make_dataset', 'Source', 'source', 'digits', 'cifar10',
-           'image_folder', 'cifar10_jpeg', 'load', 'normalization', 'split', 'epoch_order', 'augmentation', 'crop_flip',
-           'normalize', 'batches', 'plain_batches']
+           'image_folder', 'cifar10_jpeg', 'write_files', 'load', 'normalization', 'split', 'epoch_order',
+           'augmentation', 'crop_flip', 'normalize', 'batches', 'plain_batches']
 
 # %% ../nbs/method/01_data.ipynb #fe9335e6
 import hashlib
@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -328,6 +328,20 @@ def cifar10_jpeg(
                     "3 x 32 x 32; use data 'image_folder' for other images")
 
 # %% ../nbs/method/01_data.ipynb #5a3e7734
+def write_files(tar,          # open for reading
+                folder,
+                members=None): # of the archive; None: all
+    """Write the files of an archive below a folder; links and paths that lead outside are refused.
+    Before Python 3.11.4 tarfile itself refuses nothing."""
+    for member in tar if members is None else members:
+        path = PurePosixPath(member.name)
+        if member.isdir(): continue
+        if not member.isfile() or path.is_absolute() or '..' in path.parts:
+            raise tarfile.TarError(f'{member.name} is no file below its folder')
+        target = folder/path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(tar.extractfile(member).read())
+
 def _unpacked(archive):
     "The folder below data_dir() that an archive unpacks to; made where missing, or not at all."
     folder = data_dir() / archive.name.split('.')[0]
@@ -335,8 +349,7 @@ def _unpacked(archive):
         if folder.is_dir(): return folder
         half = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
         try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(half, filter='data') # refuses paths that lead outside
+            with tarfile.open(archive) as tar: write_files(tar, half)
             half.rename(folder)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(f'{archive} cannot be unpacked ({error}); '

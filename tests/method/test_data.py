@@ -533,6 +533,16 @@ def test_an_archive_of_copies_is_unpacked_once_and_leaves_no_half(folder, tmp_pa
     with pytest.raises(UserError, match="'cifar10_jpeg' is not in .*nowhere; set KD_CIFAR10_JPEG"): load('cifar10_jpeg', tmp_path / 'nowhere')
 
 
+@pytest.mark.parametrize('name, kind', [('../outside', tarfile.REGTYPE), ('{}/outside', tarfile.REGTYPE), ('train/link', tarfile.SYMTYPE)])
+def test_an_archive_that_leads_outside_its_folder_is_refused(name, kind, tmp_path, data_dir):
+    "Also before Python 3.11.4, whose tarfile would follow it."
+    archive, member = tmp_path/'hostile.tar', tarfile.TarInfo(name.format(tmp_path))
+    member.type, member.linkname = kind, '/etc/passwd' if kind == tarfile.SYMTYPE else ''
+    with tarfile.open(archive, 'w') as tar: tar.addfile(member)
+    with pytest.raises(UserError, match='is no file below its folder'): load('cifar10_jpeg', archive)
+    assert not list(tmp_path.rglob('outside')) and not list(data.data_dir().glob('*hostile*/**/link'))
+
+
 def test_copies_of_the_right_number_and_size_are_taken(tmp_path, monkeypatch):
     def sized(training, test, side=32):
         return SimpleNamespace(train_labels=range(training), test_labels=range(test), shape=(3, 32, side))
@@ -548,7 +558,7 @@ def test_real_images_load(tmp_path):
     "Five training and five test images a class out of the 60,000 JPEG copies of CIFAR-10."
     with tarfile.open(JPEGS, 'r|xz') as tar:
         for member in tar:
-            if member.isfile() and Path(member.name).stem < '0005': tar.extract(member, tmp_path, filter='data')
+            if member.isfile() and Path(member.name).stem < '0005': data.write_files(tar, tmp_path, [member])
     dataset = image_folder(tmp_path)
     assert (dataset.name, dataset.shape, len(dataset.train_images), len(dataset.test_images)) == ('image_folder', (3, 32, 32), 50, 50)
     assert ' '.join(dataset.classes) == 'airplane automobile bird cat deer dog frog horse ship truck'
