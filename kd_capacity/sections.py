@@ -632,15 +632,18 @@ def _speed_bars(table, ratio): # the column of the ratio
     ax = figures.axes(None, 7, 3.6)
     methods = [name.partition(' ')[2] or 'none' for name in table.index]
     colours = [method_colour(m) for m in methods]
-    bars = ax.barh(range(len(table)), table[ratio], color=colours, height=.7)
-    ax.bar_label(bars, [f'{r:.2f} ×' for r in table[ratio]], padding=3, fontsize=9)
+    ax.barh(range(len(table)), table[ratio], color=colours, height=.7)
+    beside = [ratio, 'faithful_ratio'] if ratio == 'paper_ratio' else [ratio]
+    for i, (value, end) in enumerate(zip(table[ratio], table[beside].max(axis=1))):
+        ax.annotate(f'{value:.2f} ×', (end, i), (6, 0), textcoords='offset points', va='center',
+                    fontsize=9)
     if ratio == 'paper_ratio':
         ax.plot(table.faithful_ratio, range(len(table)), 'D', color='white',
                 markeredgecolor='black', markersize=6)
     ax.axvline(1, color='black', linewidth=1)
     ax.set_yticks(range(len(table)), list(map(_measured_name, table.index)))
     ax.invert_yaxis()
-    longest = 1.15*max(table[ratio].max(), 1)
+    longest = 1.15*max(table[beside].max(axis=None), 1)
     loop = "paper's" if ratio == 'paper_ratio' else 'plain'
     ax.set(xlabel=f'speed over the {loop} loop (times)', xlim=(0, longest))
     return ax
