@@ -361,8 +361,8 @@ def _found(study, found, text):
 
 def _class_finding(study, table):
     text = wording.class_finding(table)
-    if not table.gain.notna().any(): return _found(study, len(table), text)
-    return f'Accuracy of each class: {text[0].lower()}{text[1:]}'
+    if table.gain.notna().any(): return f'Accuracy of each class: {text[0].lower()}{text[1:]}'
+    return f'{text}: no baseline with logits' if len(table) else _found(study, False, text)
 
 def classes_section(report):
     "The accuracy of each class beside the baseline's."
@@ -382,8 +382,7 @@ def classes_section(report):
 # %% ../nbs/site/06_sections.ipynb #84a994f2
 def _disagreement_blocks(study, table):
     for settings in tables.pairs_of(table):
-        of_pair = table.teacher.eq(settings['teacher']) & table.student.eq(settings['student'])
-        pair, rows = pair_name(settings), table[of_pair]
+        pair, rows = pair_name(settings), tables.rows_of_pair(table, settings)
         yield Figure(figures.plot_disagreements(rows), f'{capital(study.words)}, {pair}. '
                      f'{wording.disagreement_finding(rows)}.', 'Class the student predicts against '
                      f'class the teacher predicts for {pair}, disagreements alone, '
@@ -828,7 +827,7 @@ def dose_section(report):
     if not len(doses):
         heading, _, rest = dose.alone_finding(study.runs).partition('; ')
         text = f'## {as_markdown(heading)}\n\n{as_markdown(capital(rest))}{". "*bool(rest)}'
-        yield Text(text + '`make study PROFILE=capacity` trains the rest.')
+        yield Text(text + '`make study PROFILE=capacity` trains what is missing.')
         return
     first, *others = dose.decision_findings(dose.dose_decisions(doses))
     yield Text(f'## {as_markdown(first)}')

@@ -27,8 +27,8 @@ from .profiles import profile
 from .run_files import GROUPS
 from .statistics import METRICS
 from .tables import (AUTHORS_RUNS, PAIR, PAPER_WIDTH, accuracy_table, baseline_columns,
-                                clipping_ablation, gains, imported, planned, stem_ablation,
-                                student_columns)
+                                clipping_ablation, gains, imported, pair_columns, planned,
+                                stem_ablation, student_columns)
 
 # %% ../nbs/evidence/08_wording.ipynb #25347e35
 STAGE_NAMES = {'teacher': 'teachers', 'select': 'selection', 'final': 'main runs',
@@ -666,7 +666,7 @@ def disagreements_finding(d): # of `tables.disagreement_table`
     "One sentence on all pairs: how often each method's predictions are not the teacher's."
     apart = d[d.teacher_class != d.student_class]
     if not len(apart): return 'No student can be compared with its teacher yet'
-    shares = apart.groupby(['method', 'teacher', 'student'], sort=False).share.sum()
+    shares = apart.groupby([*pair_columns(d), 'method'], sort=False, dropna=False).share.sum()
     texts = [f'{method_or_control(m)} {_range_text(of_method)}'
              for m, of_method in shares.groupby('method', sort=False)]
     return f'Predictions that are not the teacher’s: {", ".join(texts)} of the test images'

@@ -169,6 +169,18 @@ def test_findings_are_the_headings(section, heading, results):
     assert first.markdown.startswith(heading)
 
 
+def test_networks_of_several_widths_are_not_added_up():
+    cell = {'teacher': 'resnet34', 'teacher_width': 16, 'student': 'resnet18', 'method': 'logit', 'teacher_class': 0}
+    d = pd.DataFrame([{**cell, 'width': w, 'student_class': k, 'share': share} for w, share in ((4, 10.), (8, 5.)) for k in (0, 1)])
+    assert 'Logit-KD 5.0 to 10.0 %' in wording.disagreements_finding(d)
+
+
+def test_classes_without_a_baseline_say_why(results):
+    study = pages.Study('demo', results)
+    table = tables.class_accuracy(study.runs, results).assign(gain=np.nan)
+    assert sections._class_finding(study, table).endswith(': no baseline with logits')
+
+
 def test_a_configuration_that_the_paper_did_not_select_is_not_counted(results):
     study = report('', results).with_runs[0]
     t, paper = tables.selected(study.runs), tables.published_table()
