@@ -8,7 +8,8 @@ until one fails. What is said here and not by mutmut:
 - a call whose value is not used is left out (`model.eval()` becomes `pass`), which is no mutant of mutmut's;
 - a string with a space in it is a sentence for people, whose words are no behaviour: it is not mutated; nor does the name count
   that a refusal (`one_of`, `checked_value`) says first;
-- a mutant has the quickest tests of together at most SECONDS; a test that starts another Python is left to `make test`.
+- a mutant has the quickest tests of together at most SECONDS; a test that starts another Python is left to `make test`;
+- a library notebook is a test too: its cells that are not exported, run on what the package has of it.
 
 A survivor is named in tests/mutants.toml with the reason why nobody could see a difference, or it counts as survived.
 """
@@ -16,6 +17,7 @@ import argparse
 import functools
 import gc
 import glob
+import importlib
 import json
 import math
 import os
@@ -26,6 +28,7 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -138,6 +141,26 @@ class _Reach:
         if not report.passed: state().duration_by_test[report.nodeid] = math.inf
 
 
+class _Lesson(pytest.Item):
+    "The cells of a library notebook that are not exported, on the module that is exported from it."
+    def runtest(self):
+        cells = [''.join(c['source']) for c in json.loads(self.path.read_text())['cells'] if c['cell_type'] == 'code']
+        module = next(c.split()[-1] for c in cells if c.startswith('#| default_exp'))
+        names = {**vars(importlib.import_module(f'kd_capacity.{module}')), '__name__': '__main__'}
+        with chdir(self.path.parent):
+            for n, cell in enumerate(cells):
+                if not cell.startswith(('#| export', '#| default_exp', '#| eval: false')): exec(compile(cell, f'{self.path.name} cell {n}', 'exec'), names)
+
+
+class _Lessons(pytest.File):
+    def collect(self): yield _Lesson.from_parent(self, name='cells')
+
+
+class _CollectsLessons:
+    def pytest_collect_file(self, file_path, parent):
+        if file_path.suffix == '.ipynb': return _Lessons.from_parent(parent, path=file_path)
+
+
 def _skip(*_): pytest.skip('starts another Python')
 
 
@@ -167,6 +190,7 @@ class _Runner(PytestRunner):
         if plugins:
             plugins = [*plugins, _Reach()]
             params = [p for p in params if p != '-x']
+        plugins = [*plugins, _CollectsLessons()]
         try: return super().execute_pytest([*params, f'--basetemp={folder}'], plugins=plugins, **more)
         finally: shutil.rmtree(folder, ignore_errors=True)
 
@@ -189,7 +213,7 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     "mutmut's record of tests, in processes of which one may end badly."
     import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torch._dynamo, torchvision  # noqa: F401 as in tests/forked_pytest.py
     given = configuration.config().pytest_add_cli_args_test_selection
-    files = [f for g in given for f in ([g] if g.endswith('.py') else sorted(glob.glob(f'{g}/test_*.py')))]
+    files = [f for g in given for f in ([g] if Path(g).suffix else sorted(glob.glob(f'{g}/test_*.py') + glob.glob(f'{g}/*.ipynb')))]
     ignored = [a.partition('=')[2] for a in configuration.config().pytest_add_cli_args]
     parts = [[t for t in sorted(tests) if t.startswith(f + '::')] if tests else [f] for f in files if f not in ignored]
     def one(part):
