@@ -130,7 +130,7 @@ class _Reach:
     def pytest_runtest_makereport(self, item, call):
         if call.when != 'setup': return
         seconds, reached = 0, set()
-        for name in item.fixturenames:
+        for name in getattr(item, 'fixturenames', ()): # a notebook has none
             more, functions = self.shared.get(name, (0, ()))
             seconds, reached = seconds + more, reached.union(functions)
         state()._stats.update(reached)
@@ -158,7 +158,7 @@ class _Lessons(pytest.File):
 
 class _CollectsLessons:
     def pytest_collect_file(self, file_path, parent):
-        if file_path.suffix == '.ipynb': return _Lessons.from_parent(parent, path=file_path)
+        if file_path.suffix == '.ipynb' and file_path.name[0].isdigit(): return _Lessons.from_parent(parent, path=file_path)
 
 
 def _skip(*_): pytest.skip('starts another Python')
@@ -213,7 +213,7 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     "mutmut's record of tests, in processes of which one may end badly."
     import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torch._dynamo, torchvision  # noqa: F401 as in tests/forked_pytest.py
     given = configuration.config().pytest_add_cli_args_test_selection
-    files = [f for g in given for f in ([g] if Path(g).suffix else sorted(glob.glob(f'{g}/test_*.py') + glob.glob(f'{g}/*.ipynb')))]
+    files = [f for g in given for f in ([g] if Path(g).suffix else sorted(glob.glob(f'{g}/test_*.py') + glob.glob(f'{g}/[0-9]*.ipynb')))]
     ignored = [a.partition('=')[2] for a in configuration.config().pytest_add_cli_args]
     parts = [[t for t in sorted(tests) if t.startswith(f + '::')] if tests else [f] for f in files if f not in ignored]
     def one(part):
