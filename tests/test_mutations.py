@@ -40,7 +40,7 @@ MUTANTS = {
         'method/test_training.py::test_evaluation_sees_images_unaugmented_and_in_order'),
     'validation images in training': ('data', 'return order[size:].sort().values, order[:size].sort().values',
         'return order.sort().values, order[:size].sort().values', 'method/test_training.py::test_validation_images_never_enter_training'),
-    'selection on test under v2': ('selection', "'v2': 'validation_best'", "'v2': 'test_best'", 'study/test_study.py::test_v2_selects_by_validation_alone'),
+    'selection on test under v2': ('selection', "'v2': 'validation_best'", "'v2': 'test_best'", 'study/test_selection.py::test_v2_selects_by_validation_alone'),
     'best epoch on test under v2': ('training', "if run.spec.protocol == 'v1': return 'test'", "if True: return 'test'",
         'method/test_training.py::test_v2_reports_the_best_validation_epoch_and_never_asks_the_test_set'),
     'teacher in train mode': ('models', 'def train(self, mode=True): return super().train(False)', 'def train(self, mode=True): return super().train(True)',

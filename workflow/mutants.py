@@ -27,6 +27,7 @@ import shutil
 import sys
 import time
 import tomllib
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from dataclasses import replace
@@ -37,6 +38,7 @@ from pathlib import Path
 
 import libcst as cst
 import pytest
+from execnb.shell import CaptureShell
 from mutmut import __main__ as mutmut
 from mutmut import configuration
 from mutmut.mutation import diff_apply, mutators
@@ -146,10 +148,13 @@ class _Lesson(pytest.Item):
     def runtest(self):
         cells = [''.join(c['source']) for c in json.loads(self.path.read_text())['cells'] if c['cell_type'] == 'code']
         module = next(c.split()[-1] for c in cells if c.startswith('#| default_exp'))
-        names = {**vars(importlib.import_module(f'kd_capacity.{module}')), '__name__': '__main__'}
-        with chdir(self.path.parent):
-            for n, cell in enumerate(cells):
-                if not cell.startswith(('#| export', '#| default_exp', '#| eval: false')): exec(compile(cell, f'{self.path.name} cell {n}', 'exec'), names)
+        with chdir(self.path.parent), warnings.catch_warnings():
+            warnings.resetwarnings() # those of pytest's settings are for tests
+            shell = CaptureShell() # as nbdev_test has it
+            shell.push(vars(importlib.import_module(f'kd_capacity.{module}')))
+            for cell in cells:
+                if cell.startswith(('#| export', '#| default_exp', '#| eval: false')): continue
+                if error := shell.run_cell(cell).exception: raise error
 
 
 class _Lessons(pytest.File):

@@ -16,7 +16,7 @@ import pytest
 
 from made_up import tiny_profile
 
-from kd_capacity import cluster, costs, selection, study
+from kd_capacity import cluster, study
 from kd_capacity.basics import UserError
 from kd_capacity.cluster import request
 from kd_capacity.config import run_spec
@@ -284,11 +284,6 @@ def test_a_study_on_a_cluster_stops_in_time_and_leaves_no_job(slurm, tmp_path, m
     assert states <= {'to do', 'begun'}
 
 
-@pytest.mark.parametrize('seconds, says', [(None, 'unknown'), (float('nan'), 'unknown'), (0., '0.0 s'), (119.94, '119.9 s'), (120, '2.0 min'), (7199, '120.0 min'),
-                                           (7200, '2.0 h'), (172799, '48.0 h'), (172800, '2.0 days'), (900000, '10.4 days')])
-def test_a_time_is_said_in_the_largest_unit_of_which_there_are_two(seconds, says): assert costs.duration_text(seconds) == says
-
-
 def test_a_training_holds_its_weights_four_times_and_the_maps_of_a_batch():
     spec = run_spec('paper-v2', 'baseline', student='resnet18')
     more = cluster.training_bytes(spec.replace(batch_size=spec.batch_size + 1)) - cluster.training_bytes(spec)
@@ -296,14 +291,3 @@ def test_a_training_holds_its_weights_four_times_and_the_maps_of_a_batch():
     gray = run_spec('demo', 'baseline', student='resnet18').replace(width=64, stem='imagenet')
     less = cluster.training_bytes(gray.replace(batch_size=gray.batch_size + 1)) - cluster.training_bytes(gray)
     assert cluster.training_bytes(gray) - gray.batch_size*less == 16*(11_181_642 - 2*64*49) and 0 < less < more
-
-
-def test_runs_start_with_what_others_wait_for_then_seed_by_seed():
-    specs = study_runs('demo')
-    order = selection.starting_order(reversed(specs))
-    assert sorted(order) == sorted(s.run_id for s in specs)
-    by_id = {s.run_id: s for s in specs}
-    waited = {run_id for s in specs for run_id in selection.prerequisites(s)}
-    assert waited and set(order[:len(waited)]) == waited
-    rest = [(by_id[i].seed, by_id[i].stage not in selection.MAIN) for i in order[len(waited):]]
-    assert rest == sorted(rest)

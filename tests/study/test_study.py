@@ -1,5 +1,4 @@
-"""The study: its graph, what is selected, what it costs, and Snakemake walking it."""
-import json
+"""The study: Snakemake walking it, what is said before its first run and after its last, GPUs, limited time."""
 import os
 import signal
 import subprocess
@@ -7,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from conftest import ROOT
@@ -15,66 +13,7 @@ from made_up import tiny_profile, write
 
 from kd_capacity import records, study
 from kd_capacity.basics import UserError
-from kd_capacity.profiles import DistilledCell, profile, study_runs
-
-
-def made(name, **columns):
-    "Selection-stage rows of a profile with accuracies from functions of the spec."
-    return pd.DataFrame([{'profile': s.profile, 'stage': s.stage, 'run_id': s.run_id, **{k: f(s) for k, f in columns.items()}}
-                         for s in study_runs(name) if s.stage == 'select'])
-
-
-def test_v2_selects_by_validation_alone():
-    runs = made('paper-v2', validation_best=lambda s: 0.9 + (s.alpha == 0.7)/100, test_best=lambda s: 0.9 + (s.alpha == 0.3)/10)
-    chosen = study.select(runs, profile('paper-v2'))
-    assert len(chosen) == 8 and {c['alpha'] for c in chosen.values()} == {0.7}
-
-
-def test_v1_selects_by_test_as_the_paper_did():
-    runs = made('paper-v1-grid', validation_best=lambda s: float('nan'), test_best=lambda s: 0.9 + (s.alpha == 0.3)/10)
-    assert {c['alpha'] for c in study.select(runs, profile('paper-v1-grid')).values()} == {0.3}
-
-
-def test_a_selection_with_a_hole_is_refused():
-    runs = made('paper-v2', validation_best=lambda s: 0.9, test_best=lambda s: 0.9)
-    with pytest.raises(UserError, match='run it before anything is selected'): study.select(runs[:-1], profile('paper-v2'))
-
-
-def test_every_run_comes_after_what_it_needs():
-    for name in 'demo', 'fast', 'paper-v1', 'paper-v2':
-        order = list(study.runs_of(name))
-        assert all(order.index(t) < order.index(r) for r, s in study.runs_of(name).items() for t in study.after(s))
-
-
-def test_the_plan_names_every_run_its_cost_and_trains_nothing(tmp_path):
-    table, speed, source = study.plan('paper-v1', tmp_path, speed=1e15)
-    assert len(table) == 37 and list(tmp_path.iterdir()) == []
-    main = table[table.stage.isin(['teacher', 'final'])]
-    assert len(main) == 26 and abs(main.PFLOP.sum()/1000 - 0.94) < 0.01
-    assert abs(table.hours.sum() - table.PFLOP.sum()/3600) < 1e-6
-
-
-def test_a_dead_process_does_not_count_as_running(tmp_path):
-    folder = tmp_path/'demo'/'x'
-    folder.mkdir(parents=True)
-    import platform
-    process = subprocess.Popen(['true'])
-    process.wait()
-    for pid, state in ((os.getpid(), 'running (epoch 0)'), (process.pid, 'to do')):
-        (folder/'owner.json').write_text(json.dumps({'pid': pid, 'host': platform.node(), 'since': ''}))
-        assert study.state_of('demo/x', tmp_path) == state
-
-
-def test_a_finished_study_needs_no_images_to_say_so(tmp_path, monkeypatch):
-    (tmp_path/'profiles').mkdir()
-    (tmp_path/'profiles'/'mine.toml').write_text(tiny_profile(data='image_folder'))
-    monkeypatch.setenv('KD_PROFILES', str(tmp_path/'profiles'))
-    monkeypatch.delenv('KD_IMAGE_FOLDER', raising=False)
-    specs = study_runs('mine')
-    write(specs[1:], tmp_path)
-    assert study.progress('mine', tmp_path) == f'{len(specs) - 1} of {len(specs)} runs done'
-    write(specs[:1], tmp_path)
-    assert study.progress('mine', tmp_path) == f'{len(specs)} of {len(specs)} runs done'
+from kd_capacity.profiles import DistilledCell, study_runs
 
 
 def refusal(*given, **more):
@@ -199,16 +138,6 @@ def test_a_run_that_could_not_start_says_why_last(tmp_path, monkeypatch, capsys)
 
 
 def test_a_command_that_is_none_is_refused(): assert "Did you mean 'run'?" in refusal('rnu', 'demo')
-
-
-@pytest.mark.parametrize('text, says', [('5', 'not valid'), ('{"chosen": []}', 'selected_by is missing'), ('{"selected_by": "luck", "chosen": []}', 'test_best'),
-                                        ('{"selected_by": "test_best", "chosen": [{"student": "resnet18", "method": "logit", "alhpa": 1}]}', 'alhpa')])
-def test_a_selection_that_is_none_is_refused_in_words(text, says, tmp_path):
-    path = study.selection_file('paper-v2', tmp_path)
-    path.parent.mkdir()
-    path.write_text(text)
-    with pytest.raises(UserError) as e: study.runs_of('paper-v2', tmp_path)
-    assert says in str(e.value) and str(path) in str(e.value) and '\n' not in str(e.value)
 
 
 # --- one GPU for each run
