@@ -48,6 +48,7 @@ from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 from mutmut.workers.isolation import ForkServerRunner
 from scipy.stats import binomtest
+from torch.utils.data._utils.worker import _worker_loop
 
 PARTS = 'nbs/method/', 'nbs/study/', 'nbs/evidence/00_statistics'
 SECONDS = 60
@@ -169,6 +170,12 @@ class _CollectsLessons:
 def _skip(*_): pytest.skip('starts another Python')
 
 
+def _start(process, start=BaseProcess.start):
+    "Only the workers of a loader of images are started, which end with their test."
+    if process._target is not _worker_loop: _skip()
+    start(process)
+
+
 def _no_python(event, given):
     "A hook of Python's audit."
     if event == 'subprocess.Popen' and str(given[0]) == sys.executable: _skip()
@@ -189,7 +196,7 @@ class _Runner(PytestRunner):
 
     def execute_pytest(self, params, plugins=(), **more):
         sys.addaudithook(_no_python)
-        BaseProcess.start = _skip
+        BaseProcess.start = _start
         folder = Path(f'.tmp/{os.getpid()}').absolute()
         folder.parent.mkdir(exist_ok=True)
         if plugins:
