@@ -1,14 +1,13 @@
 """`make mutants`: which small faults put into method, study and statistics would no test notice?
 
-mutmut makes the faults and forks a process for each, which runs the tests that reach the changed function, quickest first,
-until one fails. What is said here and not by mutmut:
+mutmut makes the faults and forks a process for each, which runs the tests that reach the changed function, until one fails. What is said here and not by mutmut:
 
 - modules are those that nbs/method and nbs/study export, and statistics;
 - a function under decorators is mutated too: `@d def f` becomes `def f`, `f = d(f)`, which mutmut would leave out otherwise;
 - a call whose value is not used is left out (`model.eval()` becomes `pass`), which is no mutant of mutmut's;
 - a string with a space in it is a sentence for people, whose words are no behaviour: it is not mutated; nor does the name count
   that a refusal (`one_of`, `checked_value`) says first;
-- a mutant has the quickest tests of together at most SECONDS; a test that starts another Python is left to `make test`;
+- a mutant has the tests of its module's own file and notebook, then the quickest, of together at most SECONDS; a test that starts another Python is left to `make test`;
 - a library notebook is a test too: its cells that are not exported, run on what the package has of it.
 
 A survivor is named in tests/mutants.toml with the reason why nobody could see a difference, or it counts as survived.
@@ -207,14 +206,16 @@ class _Runner(PytestRunner):
         finally: shutil.rmtree(folder, ignore_errors=True)
 
 
-def _quickest_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit):
-    "A mutant's tests: the quickest, of together SECONDS, at least one."
+def _own_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit):
+    "A mutant's tests: those of its module, then the quickest, of together SECONDS, at least one."
     took, chosen, total, known = state().duration_by_test, [], 0, state().tests_by_mangled_function_name
     if IMPORT in tests:
-        module = name.rpartition('.')[0] + '.'
-        tests = {t for function in known if function.startswith(module) for t in known[function]} - {IMPORT}
+        of_module = name.rpartition('.')[0] + '.'
+        tests = {t for function in known if function.startswith(of_module) for t in known[function]} - {IMPORT}
         chosen = [IMPORT]
-    for test in sorted(tests, key=lambda t: (took[t], t)):
+    module = name.split('.')[1]
+    its_own = re.compile(rf'(.*/)?(test_{module}\.py|\d+\w?_{module}\.ipynb)::')
+    for test in sorted(tests, key=lambda t: (not its_own.match(t), took[t], t)):
         if total and total + took[test] > SECONDS: break
         chosen.append(test)
         total += took[test]
@@ -248,7 +249,7 @@ def _set_runner():
     mutmut.PytestRunner = _Runner
     mutmut.get_mutant_runner = lambda workers=1: ForkServerRunner(
         max_workers=workers, test_runner_class=_Runner, test_runner_args={})
-    ForkServerRunner.submit = _quickest_first
+    ForkServerRunner.submit = _own_first
     listed = ForkServerRunner.list_all_tests
     ForkServerRunner.list_all_tests = lambda self: ListAllTestsResult(ids=listed(self).ids | {IMPORT})
     ForkServerRunner.run_clean_tests = lambda self, tests: 0  # the record of tests was such a run

@@ -197,3 +197,42 @@ def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch):
     assert clean() is False
     (tmp_path/'new.py').unlink(); (tmp_path/'code.py').write_text('2')
     assert clean() is False
+
+
+# --- where runs were made, and the command
+
+def made_at(run_id, **changes):
+    "GOOD under another name, with other surroundings or data."
+    record = json.loads(json.dumps(GOOD))
+    for part, values in changes.items(): record[part] = {**(record.get(part) or {}), **values}
+    return {**record, 'run_id': run_id}
+
+
+def test_surroundings_are_listed_once_with_their_runs_the_most_frequent_first(tmp_path):
+    here = {'device': 'cuda', 'device_name': 'H100', 'threads': 2, 'python': '3.12', 'packages': {'torch': '2.9', 'numpy': '2.1', 'pandas': '3.0'}}
+    digits, folder = {'name': 'digits', 'sha256': 'ab', 'train': 850, 'validation': 150, 'test': 797}, {'name': None, 'sha256': 'cd'}
+    for name, packages, data in ('a', here['packages'], digits), ('b', {'torch': '2.8'}, folder), ('c', here['packages'], digits):
+        records.write_record(made_at(f'demo/{name}', environment={**here, 'packages': packages}, data=data, spec={'profile': 'demo', 'data': 'image_folder'}), tmp_path)
+    records.write_record(made_at('fast/a', environment={**here, 'device_name': None}, data=digits, spec={'profile': 'fast'}), tmp_path)
+    records.write_record(made_at('other/a', spec={'profile': 'other'}), tmp_path)
+    where, images = records.surroundings(['demo', 'fast'], tmp_path)
+    shown = where[['profile', 'device', 'threads', 'python', 'torch', 'packages', 'runs']]
+    assert shown.values.tolist() == [['demo', 'H100', 2, '3.12', '2.9', 'numpy 2.1, pandas 3.0', 2], ['demo', 'H100', 2, '3.12', '2.8', None, 1],
+                                     ['fast', 'cuda', 2, '3.12', '2.9', 'numpy 2.1, pandas 3.0', 1]]
+    assert images.values.tolist() == [['demo', 'digits', 'ab', 850, 150, 797, 2], ['demo', 'image_folder', 'cd', *images.values.tolist()[1][3:6], 1],
+                                      ['fast', 'digits', 'ab', 850, 150, 797, 1]]
+    assert list(images.columns) == ['profile', 'data', 'sha256', 'train', 'validation', 'test', 'runs']
+    none = records.surroundings(['nothing'], tmp_path)
+    assert [len(t) for t in none] == [0, 0] and 'git_commit' in none[0] and 'runs' in none[1]
+
+
+def test_a_command_that_is_none_is_refused_in_words(tmp_path):
+    with pytest.raises(SystemExit) as e: records.main('improt', str(tmp_path/'x.zip'), str(tmp_path))
+    assert "Did you mean 'import'?" in e.value.code and list(tmp_path.iterdir()) == []
+
+
+def test_curves_are_judged_by_validation_where_there_is_any():
+    import pandas as pd
+    curves = pd.DataFrame({'train_accuracy': [.9, .8], 'validation_accuracy': [.7, np.nan], 'test_accuracy': [.6, .5]})
+    assert records.selection_metric(curves) == 'validation_accuracy' and records.selection_metric(curves[1:]) == 'test_accuracy'
+    assert records.generalisation_gap(curves).iloc[0] == pytest.approx(.2) and records.generalisation_gap(curves[1:]).iloc[0] == pytest.approx(.3)
