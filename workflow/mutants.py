@@ -244,14 +244,19 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     return 0
 
 
+def _with_import(self, listed=ForkServerRunner.list_all_tests):
+    "All tests, and what takes the place of one where a function is called by an import."
+    state().duration_by_test[IMPORT] = 0
+    return ListAllTestsResult(ids=listed(self).ids | {IMPORT})
+
+
 def _set_runner():
     ForkServerRunner.collect_stats = _file_by_file
     mutmut.PytestRunner = _Runner
     mutmut.get_mutant_runner = lambda workers=1: ForkServerRunner(
         max_workers=workers, test_runner_class=_Runner, test_runner_args={})
     ForkServerRunner.submit = _own_first
-    listed = ForkServerRunner.list_all_tests
-    ForkServerRunner.list_all_tests = lambda self: ListAllTestsResult(ids=listed(self).ids | {IMPORT})
+    ForkServerRunner.list_all_tests = _with_import
     ForkServerRunner.run_clean_tests = lambda self, tests: 0  # the record of tests was such a run
     ForkServerRunner.run_forced_fail = lambda self: 1
 
