@@ -20,14 +20,30 @@ def own_folders(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope='session')
-def trained_teacher(tmp_path_factory):
+def made_once(tmp_path_factory, request):
+    "A function: a folder of this name, filled by `make` in the first process that asks for it."
+    from filelock import FileLock
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, 'workerinput') else base  # a worker of xdist has a folder in that of all
+    def once(name, make):
+        root = shared/name
+        with FileLock(f'{root}.lock'):
+            if not (root/'made').exists():
+                root.mkdir()
+                make(root)
+                (root/'made').touch()
+        return root
+    return once
+
+
+@pytest.fixture(scope='session')
+def trained_teacher(made_once):
     "(results folder, spec) of a small ResNet-34 trained on the digits; copy the folder before changing it."
     from kd_capacity.config import run_spec
     from kd_capacity.training import train
-    results = tmp_path_factory.mktemp('teacher')
     spec = run_spec('demo', 'teacher', teacher='resnet34').replace(**SMALL)
-    train(spec, results)
-    return results, spec
+    given = os.environ.get('KD_TRAINED_TEACHER')  # by tests/test_mutations.py: its mistakes are in what students do
+    return Path(given) if given else made_once('teacher', lambda root: train(spec, root/'results'))/'results', spec
 
 
 @pytest.fixture
@@ -76,23 +92,6 @@ def browser():
         opened = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope='session')
-def made_once(tmp_path_factory, worker_id):
-    "A function: a folder of this name, filled by `make` in the first process that asks for it."
-    from filelock import FileLock
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == 'master' else base.parent
-    def once(name, make):
-        root = shared/name
-        with FileLock(f'{root}.lock'):
-            if not (root/'made').exists():
-                root.mkdir()
-                make(root)
-                (root/'made').touch()
-        return root
-    return once
 
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,7 @@
 Each mutant is a copy of the package with one place changed; the named test runs against the copy in a process of its own.
 """
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -63,9 +64,10 @@ MUTANTS = {
 
 
 @pytest.fixture(scope='module')
-def run():
+def run(trained_teacher):
     "A function from (folder, *tests) to the exit status and output of pytest in a process that has imported nothing of ours yet."
-    with subprocess.Popen([sys.executable, '-B', str(ROOT/'tests'/'forked_pytest.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    env = {**os.environ, 'KD_TRAINED_TEACHER': str(trained_teacher[0])}
+    with subprocess.Popen([sys.executable, '-B', str(ROOT/'tests'/'forked_pytest.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
         def ask(folder, *tests):
             log = folder/'pytest.log'
             server.stdin.write(json.dumps([str(folder), tests, str(log)]) + '\n')
@@ -95,4 +97,4 @@ def test_a_mistake_put_in_by_hand_is_caught(mistake, run, copy):
     assert source.count(right) == 1, f'{module}.py has changed: bring this mutant up to date'
     path.write_text(source.replace(right, wrong))
     status, said = run(copy, test)
-    assert status == 1, said  # 1: tests ran and failed, or the teacher that they need did not train; 2 would be a mutant that does not import
+    assert status == 1, said  # 1: tests ran and failed; 2 would be a mutant that does not import
