@@ -30,6 +30,7 @@ def test_imported_runs_are_rows_like_ours(small):
     r = by.loc['authors/final/resnet50_to_resnet18_feature/seed1']
     assert (r.stage, r.role, r.teacher, r.student, r.method, r.alpha, r.beta, r.clipping) == ('final', 'student', 'resnet50', 'resnet18', 'feature', .5, .5, 'union')
     assert (r.test_best, r.test_final, r.validation_best, r.agreement, r.parameters) == (.95, .94, .91, .955, 11_173_962) and np.isnan(r.temperature)
+    assert (r.seed, r.epochs, r.width, r.stem) == (1, 3, 64, 'cifar')
     t = by.loc['authors/teachers/r50/seed0']
     assert (t.stage, t.role, t.teacher, t.parameters) == ('teacher', 'teacher', 'resnet50', 23_520_842) and pd.isna(t.student) and np.isnan(t.alpha)
     assert by.groupby('stage').size().to_dict() == {'clipping': 2, 'final': 6, 'select': 2, 'stem': 4, 'teacher': 2}
@@ -82,6 +83,26 @@ def test_an_import_replaces_the_earlier_one_and_nothing_else(small, tmp_path):
     assert len(records.load_runs(results)) == 7
 
 
+def test_what_the_repository_keeps_of_an_archive(tmp_path):
+    found = members()
+    student = 'runs/final/resnet50_to_resnet18_feature/seed1/'
+    found[student + 'fidelity.json'] |= {'per_class_acc': {'cat': .25, 'dog': .75}}
+    found[student + 'results.json']['history'][0]['train_acc'] = .123456
+    runs = authors.read_archive(archive(tmp_path/'small.zip', found))
+    table, curves = records.published_runs(runs)
+    name = 'final/resnet50_to_resnet18_feature/seed1'
+    by = table.set_index('run_id')
+    assert len(table) == 16 and list(table)[0] == 'run_id' and list(table)[-2:] == ['cat', 'dog']
+    assert by.loc[name, ['cat', 'dog']].tolist() == [.25, .75] and by.cat.notna().sum() == 1
+    assert not {'profile', 'status', 'data', 'protocol', 'width'} & set(table)  # the same for all
+    assert by.duplicate_of['stem_ablation/resnet18_cifar/seed0'] == 'final/baseline/resnet18/seed0'
+    assert list(curves) == ['run_id', 'epoch', 'train_accuracy', 'validation_accuracy']
+    assert set(curves.run_id) == set(table.run_id[table.duplicate_of.isna()]) and len(curves) == 2*4 + 10*3 + 5
+    assert curves[curves.run_id == name].train_accuracy.tolist() == [.1235, .9, .9]
+    record = next(run.record for run in runs if run.record['run_id'] == f'authors/{name}')
+    assert record['outcome']['per_class'] == [.25, .75] and record['data'] == {'name': 'cifar10', 'classes': ['cat', 'dog']}
+
+
 def test_without_into_nothing_is_written(small, tmp_path):
     before = sorted(tmp_path.rglob('*'))
     records.import_authors(small)
@@ -122,7 +143,7 @@ def test_a_bad_archive_is_one_sentence_and_nothing_on_disk(name, tmp_path):
 def test_a_bomb_is_not_opened(tmp_path, monkeypatch):
     bomb = archive(tmp_path/'bomb.zip', {FINAL: b' '*(records.MEMBER_BYTES + 1)})
     assert bomb.stat().st_size < 1 << 20
-    with pytest.raises(UserError, match='more than 8 MiB'): records.import_authors(bomb)
+    with pytest.raises(UserError, match='results.json. has more than 8 MiB'): records.import_authors(bomb)
     lying = bytearray(bomb.read_bytes())  # the same, with a small size in its directory
     at = lying.rindex(b'PK\x01\x02')
     lying[at + 24:at + 28] = struct.pack('<I', 10)

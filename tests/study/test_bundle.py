@@ -121,3 +121,38 @@ def test_a_link_in_the_authors_archive_is_refused_by_the_same_door(tmp_path):
 
 def test_nothing_to_pack_is_said(tmp_path):
     with pytest.raises(UserError, match='nothing to pack'): bundle.pack('demo', tmp_path/'x.zip', tmp_path/'none')
+
+
+def test_the_commands_say_what_they_did(study, tmp_path, monkeypatch, capsys):
+    here, specs = study
+    assert bundle.main('pack', 'tiny', str(tmp_path/'s.zip'), str(here)) is None
+    size = (tmp_path/'s.zip').stat().st_size/1e6
+    assert capsys.readouterr().out == (f'{tmp_path}/s.zip: 1 finished runs, 1 begun, {size:.1f} MB. There: make unpack FILE=s.zip, '
+                                       'then make study PROFILE=tiny\n')
+    bundle.main('unpack', str(tmp_path/'s.zip'), results=str(tmp_path/'there'))
+    assert capsys.readouterr().out == '6 files of tiny unpacked. Go on with: make study PROFILE=tiny\n'
+    bundle.main('unpack', str(tmp_path/'s.zip'), results=str(tmp_path/'there'))
+    assert capsys.readouterr().out == '0 files of tiny unpacked, 6 were there already. Go on with: make study PROFILE=tiny\n'
+    monkeypatch.chdir(tmp_path)
+    bundle.main('pack', 'tiny', results=str(here))
+    assert (tmp_path/'tiny.zip').exists()
+    with pytest.raises(SystemExit, match="Did you mean 'unpack'"): bundle.main('unpak', 'x')
+    with pytest.raises(SystemExit, match='none.zip cannot be unpacked: there is no such file'): bundle.main('unpack', str(tmp_path/'none.zip'))
+
+
+def test_a_checkpoint_of_a_run_that_is_finished_here_stays_in_the_bundle(study, tmp_path):
+    here, specs = study
+    bundle.pack('tiny', tmp_path/'begun.zip', here)
+    train(specs['student'], here)
+    folder = run_folder(specs['student'].run_id, here)
+    (folder/'history.csv').unlink()  # the bundle's is of one epoch
+    done = bundle.unpack(tmp_path/'begun.zip', here)
+    assert done.profile == 'tiny' and not (folder/'checkpoint.pt').exists()
+    assert f'{specs["student"].run_id}/checkpoint.pt' in done.kept
+
+
+def test_of_a_finished_study_the_teachers_weights_go_along_and_the_students_stay(study):
+    here, specs = study
+    train(specs['student'], here)
+    def taken(role): return [f.rpartition('/')[2] for f in bundle.bundled_files('tiny', here) if f.startswith(specs[role].run_id)]
+    assert taken('teacher') == ['record.json', 'history.csv', 'logits.npz', 'weights.pt'] and taken('student') == ['record.json', 'history.csv', 'logits.npz']

@@ -1,5 +1,6 @@
 """A study on a cluster: what its jobs ask for, how a run ends when it is told to, and a real Slurm where there is one."""
 import json
+import math
 import os
 import platform
 import shutil
@@ -291,3 +292,30 @@ def test_a_training_holds_its_weights_four_times_and_the_maps_of_a_batch():
     gray = run_spec('demo', 'baseline', student='resnet18').replace(width=64, stem='imagenet')
     less = cluster.training_bytes(gray.replace(batch_size=gray.batch_size + 1)) - cluster.training_bytes(gray)
     assert cluster.training_bytes(gray) - gray.batch_size*less == 16*(11_181_642 - 2*64*49) and 0 < less < more
+
+
+def test_maps_are_all_that_a_pass_computes():
+    "Of a ResNet-18: in each block two convolutions, norms and ReLUs, and the shortcut's where the size changes."
+    size = [64*2**i*(32//2**i)**2 for i in range(4)]  # values of a map of each layer
+    by_hand = 4*size[0] + sum(2*6*s + 2*s*(i > 0) for i, s in enumerate(size)) + 10  # the stem, whose pooling does nothing; blocks; logits
+    counted = cluster.map_values('resnet18', (3, 32, 32))
+    assert counted == cluster.map_values('resnet18', (3, 32, 32), 'cifar', 64) == by_hand
+    assert cluster.map_values('resnet18', (3, 32, 32), 'imagenet') < counted/10
+
+
+def test_memory_is_the_machines_on_a_cpu_and_the_devices_on_a_gpu():
+    spec = run_spec('paper-v2', 'baseline', student='resnet18')
+    assert request(spec, 1e12).mem_mb == 4096 and request(spec, 1e12).gpu == 1
+    assert request(spec, 1e12, gpu=0).mem_mb == math.ceil(4096 + 1.5*cluster.training_bytes(spec)/2**20)
+    minutes = cluster.flops(spec)/1e12/60
+    assert request(spec, 1e12).runtime == math.ceil(3 + 2*minutes) and request(spec, 1e12, attempt=3).runtime == math.ceil(3*(3 + 2*minutes))
+
+
+def test_students_share_a_job_as_long_as_they_are_short():
+    students = [s for s in study_runs('demo') if s.role == 'student']
+    teacher = run_spec('paper-v2', 'teacher', teacher='resnet101')
+    asked = request(students[0], 1e12).runtime
+    assert asked < 15 and cluster.runs_a_job(students[:1], 1e12) == 60//asked
+    assert cluster.runs_a_job([*[teacher]*3, students[0]], 1e12) == 60//asked  # teachers are each their own job
+    assert cluster.runs_a_job([teacher], 1e12) == 1 and cluster.runs_a_job([teacher, students[0]], 1e3) == 1
+    assert cluster.grouping(1) == []

@@ -17,8 +17,8 @@ TEACHER = run_spec('demo', 'teacher', teacher='resnet50')
 forward = models.forward_flops
 
 
-def change(results, spec, **values):
-    path = run_folder(spec.run_id, results)/'record.json'
+def change(results, run, **values):
+    path = run_folder(run.run_id, results)/'record.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
@@ -113,6 +113,15 @@ def test_a_row_says_what_a_training_was_and_what_it_took(study):
     assert len(none) == 0 and list(none.columns)[-1] == 'flop' and none.flop.dtype == float
 
 
+def test_a_folder_of_images_is_loaded_once_for_all_records(study, monkeypatch):
+    results, specs = study
+    loaded = []
+    digits = data.load('digits')
+    for spec in specs[:2]: change(results, spec, spec={**spec.to_dict(), 'data': 'image_folder'}, data={'sha256': digits.sha256})
+    monkeypatch.setattr(costs.data_sets, 'load', lambda name: loaded.append(name) or digits)
+    assert costs.costs('demo', results).flop.notna().sum() == 2 and loaded == ['image_folder']
+
+
 def test_the_speed_is_that_of_complete_runs_of_the_study(study):
     results, specs = study
     both = (flops(specs[0]) + flops(specs[1]))/(9 + 18)
@@ -130,6 +139,7 @@ def test_cells_are_summed_by_stage_role_and_method_in_their_order(study):
     write([student(method='feature', seed=1), student(method='feature', seed=2)], results)
     change(results, student(method='feature', seed=2), images_per_second=3000., seconds=21.)
     cells = costs.cost_by_cell(costs.costs('demo', results).sample(frac=1, random_state=0))
+    assert cells.index.tolist() == [0, 1, 2] and list(cells)[0] == 'profile'
     assert cells[['stage', 'role', 'method', 'runs', 'timed', 'seconds', 'each', 'images_per_second']].values.tolist() == [
         ['teacher', 'teacher', 'none', 1, 1, 9, 9, 1000], ['final', 'baseline', 'none', 1, 1, 18, 18, 500],
         ['final', 'student', 'feature', 2, 2, 30, 15, 2000]]
@@ -177,10 +187,14 @@ def test_without_a_finished_run_the_speed_is_that_of_a_step_here(tmp_path, monke
 
 
 def test_the_speed_of_a_step_is_its_operations_over_its_seconds(monkeypatch):
+    passes = []
+    backward = costs.torch.Tensor.backward
+    monkeypatch.setattr(costs.torch.Tensor, 'backward', lambda loss: passes.append(loss.shape) or backward(loss))
     ticks = iter([1., 100., 104.])  # a first step that warms up, then one of 4 s
     monkeypatch.setattr(costs.time, 'perf_counter', lambda: next(ticks))
     spec = baseline().replace(batch_size=16, width=4)
     assert costs.step_speed(spec, 'cpu') == 3*forward('resnet18', (1, 8, 8), width=4)*16/4
+    assert passes == [()]*2  # of a scalar, forward and backward
     ticks = iter([0., 0., 2.])
     assert costs.step_speed(spec.replace(batch_size=128), 'cpu') == 3*forward('resnet18', (1, 8, 8), width=4)*32/2  # 32 are enough
 

@@ -236,3 +236,10 @@ def test_curves_are_judged_by_validation_where_there_is_any():
     curves = pd.DataFrame({'train_accuracy': [.9, .8], 'validation_accuracy': [.7, np.nan], 'test_accuracy': [.6, .5]})
     assert records.selection_metric(curves) == 'validation_accuracy' and records.selection_metric(curves[1:]) == 'test_accuracy'
     assert records.generalisation_gap(curves).iloc[0] == pytest.approx(.2) and records.generalisation_gap(curves[1:]).iloc[0] == pytest.approx(.3)
+
+
+def test_of_equally_frequent_surroundings_the_first_stays_first():
+    rows = [{'profile': f'p{i}'} for i in range(60)] + [{'profile': 'often'}]*2
+    table = records._distinct_rows(rows, ['profile'])
+    assert table.profile.tolist() == ['often', *(f'p{i}' for i in range(60))] and table.runs.tolist() == [2, *[1]*60]
+    assert table.index.tolist() == list(range(61))
