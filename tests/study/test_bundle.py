@@ -108,7 +108,7 @@ def test_double_names_lying_sizes_and_cut_files_are_refused(tmp_path):
     with pytest.raises(UserError, match='have the same name'): bundle.unpack(double, tmp_path/'r')
     data = made(tmp_path/'cut.zip', {WEIGHTS: b'x'*1000}).read_bytes()
     (tmp_path/'cut.zip').write_bytes(data[:600])
-    with pytest.raises(UserError, match='not a zip file that can be read whole'): bundle.unpack(tmp_path/'cut.zip', tmp_path/'r')
+    with pytest.raises(UserError, match='cut.zip cannot be unpacked: it is not a zip file that can be read whole'): bundle.unpack(tmp_path/'cut.zip', tmp_path/'r')
     (tmp_path/'flip.zip').write_bytes(data.replace(b'x'*1000, b'x'*999 + b'y'))
     with pytest.raises(UserError, match='cannot be unpacked'): bundle.unpack(tmp_path/'flip.zip', tmp_path/'r')
 
