@@ -179,11 +179,12 @@ def _start(process, start=BaseProcess.start):
 
 def _no_python(event, given):
     "A hook of Python's audit."
-    if event == 'subprocess.Popen' and str(given[0]) == sys.executable: _skip()
+    if event == 'subprocess.Popen' and str(given[0]) == sys.executable and not _Runner.elsewhere: _skip()
 
 
 class _Runner(PytestRunner):
     "Each pytest in temporary folders of its own, which go with it."
+    elsewhere = False # whether tests may start Python
     def warm_up(self):
         super().warm_up()
         gc.collect()
@@ -193,14 +194,13 @@ class _Runner(PytestRunner):
         if IMPORT in tests: # what has been imported knows nothing of the mutant
             ours = {p.stem for p in Path('tests').rglob('*.py')} | {'kd_capacity'}
             for name in [m for m in sys.modules if m.split('.')[0] in ours]: del sys.modules[name]
-        self.elsewhere = tests[0] in ELSEWHERE.values()
-        if self.elsewhere: os.environ['PYTHONPATH'] = str(Path('mutants').absolute()) # where the others find the mutant
+        _Runner.elsewhere = tests[0] in ELSEWHERE.values()
+        if _Runner.elsewhere: os.environ['PYTHONPATH'] = str(Path('mutants').absolute()) # where the others find the mutant
         return super().run_tests(mutant_name=mutant_name, tests=[t for t in tests if t != IMPORT])
 
     def execute_pytest(self, params, plugins=(), **more):
-        if not getattr(self, 'elsewhere', False):
-            sys.addaudithook(_no_python)
-            BaseProcess.start = _start
+        sys.addaudithook(_no_python)
+        BaseProcess.start = _start
         folder = Path(f'.tmp/{os.getpid()}').absolute()
         folder.parent.mkdir(exist_ok=True)
         if plugins:
