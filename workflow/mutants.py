@@ -213,7 +213,7 @@ class _Runner(PytestRunner):
 
 def _own_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit):
     "A mutant's tests: those of its module, then the quickest, of together SECONDS, at least one."
-    if (module := name.split('.')[1]) in ELSEWHERE: return submit(self, name, [ELSEWHERE[module]], 600, SECONDS)
+    if (module := name.split('.')[1]) in ELSEWHERE: return submit(self, name, [ELSEWHERE[module]], 300, SECONDS)
     took, chosen, total, known = state().duration_by_test, [], 0, state().tests_by_mangled_function_name
     if IMPORT in tests:
         of_module = name.rpartition('.')[0] + '.'
