@@ -42,7 +42,7 @@ def trained_teacher(made_once):
     from kd_capacity.config import run_spec
     from kd_capacity.training import train
     spec = run_spec('demo', 'teacher', teacher='resnet34').replace(**SMALL)
-    given = os.environ.get('KD_TRAINED_TEACHER')  # by tests/test_mutations.py: its mistakes are in what students do
+    given = os.environ.get('KD_TRAINED_TEACHER')  # by tests/test_mutations.py: a mistake has to fail its test, not this training
     return Path(given) if given else made_once('teacher', lambda root: train(spec, root/'results'))/'results', spec
 
 

@@ -1,6 +1,7 @@
 """`make mutants`: which small faults put into method, study and statistics would no test notice?
 
-mutmut makes the faults and forks a process for each, which runs the tests that reach the changed function, until one fails. What is said here and not by mutmut:
+mutmut makes the faults and forks a process for each, which runs the tests that reach the changed function, until one fails.
+What is said here and not by mutmut:
 
 - modules are those that nbs/method and nbs/study export, and statistics;
 - a function under decorators is mutated too: `@d def f` becomes `def f`, `f = d(f)`, which mutmut would leave out otherwise;
@@ -8,7 +9,6 @@ mutmut makes the faults and forks a process for each, which runs the tests that 
 - a string with a space in it is a sentence for people, whose words are no behaviour: it is not mutated; nor does the name count
   that a refusal (`one_of`, `checked_value`) says first;
 - a mutant has the tests of its module's own file and notebook, then the quickest, of together at most SECONDS; a test that starts another Python is left to `make test`;
-- what runs only in processes that a test starts (ELSEWHERE) has all tests of its module's file, which may start Python;
 - a library notebook is a test too: its cells that are not exported, run on what the package has of it.
 
 A survivor is named in tests/mutants.toml with the reason why nobody could see a difference, or it counts as survived.
@@ -54,7 +54,6 @@ PARTS = 'nbs/method/', 'nbs/study/', 'nbs/evidence/00_statistics'
 SECONDS = 60
 GOAL = .9
 COLUMNS = {'made': 8, 'tried': 8, 'caught': 8, 'equivalent': 12, 'survived': 10}
-ELSEWHERE = {'kernels': 'tests/study/test_kernels.py'}
 IMPORT = 'while it is imported'  # stands among the tests of a function that is called then
 RESULTS, NAMED = Path('results/benchmarks/mutants/mutants.json'), Path('tests/mutants.toml')
 NAME_REFUSED = re.compile(r"(?<=checked_value)\('\w+', |(?<=one_of)\('\w+', ")
@@ -179,12 +178,11 @@ def _start(process, start=BaseProcess.start):
 
 def _no_python(event, given):
     "A hook of Python's audit."
-    if event == 'subprocess.Popen' and str(given[0]) == sys.executable and not _Runner.elsewhere: _skip()
+    if event == 'subprocess.Popen' and str(given[0]) == sys.executable: _skip()
 
 
 class _Runner(PytestRunner):
     "Each pytest in temporary folders of its own, which go with it."
-    elsewhere = False # whether tests may start Python
     def warm_up(self):
         super().warm_up()
         gc.collect()
@@ -194,8 +192,6 @@ class _Runner(PytestRunner):
         if IMPORT in tests: # what has been imported knows nothing of the mutant
             ours = {p.stem for p in Path('tests').rglob('*.py')} | {'kd_capacity'}
             for name in [m for m in sys.modules if m.split('.')[0] in ours]: del sys.modules[name]
-        _Runner.elsewhere = tests[0] in ELSEWHERE.values()
-        if _Runner.elsewhere: os.environ['PYTHONPATH'] = str(Path('mutants').absolute()) # where the others find the mutant
         return super().run_tests(mutant_name=mutant_name, tests=[t for t in tests if t != IMPORT])
 
     def execute_pytest(self, params, plugins=(), **more):
@@ -213,12 +209,12 @@ class _Runner(PytestRunner):
 
 def _own_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit):
     "A mutant's tests: those of its module, then the quickest, of together SECONDS, at least one."
-    if (module := name.split('.')[1]) in ELSEWHERE: return submit(self, name, [ELSEWHERE[module]], 300, SECONDS)
     took, chosen, total, known = state().duration_by_test, [], 0, state().tests_by_mangled_function_name
     if IMPORT in tests:
         of_module = name.rpartition('.')[0] + '.'
         tests = {t for function in known if function.startswith(of_module) for t in known[function]} - {IMPORT}
         chosen = [IMPORT]
+    module = name.split('.')[1]
     its_own = re.compile(rf'(.*/)?(test_{module}\.py|\d+\w?_{module}\.ipynb)::')
     for test in sorted(tests, key=lambda t: (not its_own.match(t), took[t], t)):
         if total and total + took[test] > SECONDS: break
@@ -252,11 +248,7 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
 def _with_import(self, listed=ForkServerRunner.list_all_tests):
     "All tests, and what takes the place of one where a function is called by an import."
     state().duration_by_test[IMPORT] = 0
-    for module, file in ELSEWHERE.items():
-        state().duration_by_test[file] = SECONDS
-        for mutant in states(module): # of each function
-            state().tests_by_mangled_function_name[mutant.partition('__mutmut')[0]].add(file)
-    return ListAllTestsResult(ids={*listed(self).ids, IMPORT, *ELSEWHERE.values()})
+    return ListAllTestsResult(ids=listed(self).ids | {IMPORT})
 
 
 def _set_runner():

@@ -387,16 +387,18 @@ def test_run_passes_on_what_it_is_given_and_its_status(monkeypatch, capsys):
 
 @pytest.mark.parametrize('raises, status', [(None, 7), (KeyboardInterrupt, 130)])
 def test_a_walk_shows_how_far_it_is_and_ends_what_it_started(raises, status, tmp_path, monkeypatch):
-    out, checked = io.StringIO(), []
+    out, checked, seen = io.StringIO(), [], tmp_path/'seen'
     monkeypatch.setattr(sys, 'stdout', out)
     class Limit:
         closing = False
         def check(self, process, progress):
             checked.append(progress)
+            if 'runs done' not in out.getvalue(): return  # the watcher has not looked yet
+            seen.touch()
             if raises: raise raises
     progress = study.StudyProgress('demo', tmp_path)
-    started = ['sh', '-c', 'echo $WORD; sleep 1.5; exit 7']
+    started = ['sh', '-c', f'echo $WORD; until [ -e {seen} ]; do sleep 0.1; done; exit 7']
     assert study._walk(started, {**os.environ, 'WORD': 'hello'}, tmp_path/'log', progress, Limit()) == status
-    assert (tmp_path/'log').read_text() == 'hello\n' and 'runs done' in out.getvalue() and checked[0] is progress
+    assert (tmp_path/'log').read_text() == 'hello\n' and checked[0] is progress
     Limit.closing, Limit.check = True, lambda *_: None
     assert study._walk(['sh', '-c', 'exit 7'], dict(os.environ), tmp_path/'log', progress, Limit()) == 0
