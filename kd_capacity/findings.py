@@ -444,10 +444,13 @@ def price_text(names=('paper-v1', 'paper-v2'), results=None):
     return pd.DataFrame([row(n) for n in names])
 
 # %% ../nbs/evidence/12_findings.ipynb #b63c6fb6
+def _three_digits(v): # or all that stand before the point
+    return f'{v:,.0f}' if abs(v) >= 1000 else f'{v:.3g}'
+
 def value_bars(labels,  # of the bars, from the top
                series,  # {name or None: values}
                colours, # of the bars; {name: colour} for several series
-               xlabel, form='{:,.3g}'):
+               xlabel):
     "Horizontal bars, each with its value."
     ax = figures.axes(None, 7.5, .9 + .3*len(labels)*len(series))
     ax.grid(axis='y', visible=False)
@@ -457,7 +460,7 @@ def value_bars(labels,  # of the bars, from the top
         at = [y + (i - (len(series) - 1)/2)*high for y in range(len(labels))]
         colour = colours[name] if isinstance(colours, dict) else colours
         drawn = ax.barh(at, values, height=.92*high, color=colour, label=name)
-        ax.bar_label(drawn, [form.format(v) for v in values], padding=3, fontsize=9)
+        ax.bar_label(drawn, [_three_digits(v) for v in values], padding=3, fontsize=9)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis(); ax.margins(x=.14)
     ax.set_xlabel(xlabel)

@@ -618,7 +618,7 @@ def _epoch_figure(measured):
     series = {'plain loop': t.plain_epoch, 'fast engine': t.fast_epoch}
     colours = {'plain loop': figures.GREY, 'fast engine': figures.BLUE}
     drawn = findings.value_bars(list(map(_measured_name, t.index)), series, colours,
-                                'seconds an epoch of 45,000 images', '{:,.0f}')
+                                'seconds an epoch of 45,000 images')
     span = lambda seconds: f'{seconds.min():,.0f} to {seconds.max():,.0f} s'
     return Figure(drawn, f'{where}: an epoch takes {span(t.fast_epoch)} with the fast engine, '
                   f'{span(t.plain_epoch)} with the plain loop.',

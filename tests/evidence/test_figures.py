@@ -444,3 +444,9 @@ def test_equivalence_shows_margin_and_verdict():
     assert sorted(tuple(l.get_xdata()) for l in segments(ax)) == [pytest.approx(v) for v in sorted([(t.ci_low[0], t.ci_high[0]), (t.tost_low[0], t.tost_high[0])])]
     assert names(figures.plot_equivalence(statistics.clipping_equivalence(frame(ablated), 2.))) == ['no union']
     assert 'not shown' in names(figures.plot_equivalence(statistics.clipping_equivalence(pd.concat([judged(), frame(ablated)]), .01)))[0]
+
+
+def test_long_and_short_times_stand_at_their_bars_in_figures_that_people_read():
+    from kd_capacity.findings import value_bars
+    ax = value_bars(['teachers', 'baselines'], {None: [6916.5, 8.27]}, ['k', 'k'], 'seconds')
+    assert [t.get_text() for t in ax.texts] == ['6,916', '8.27']
