@@ -23,7 +23,7 @@ from .config import RunSpec
 from .losses import option_fields, option_symbol
 from .naming import (clip_name, method_name, network_name, signed_text, source_name,
                                 stem_name)
-from .profiles import profile
+from .profiles import profile, study_runs
 from .run_files import GROUPS
 from .statistics import METRICS
 from .tables import (AUTHORS_RUNS, PAIR, PAPER_WIDTH, accuracy_table, baseline_columns,
@@ -704,8 +704,9 @@ def _run_choice(name, field):
 
 def _size_and_length(name):
     "What few epochs and narrow networks leave open."
-    width, epochs = _run_choice(name, 'width'), _run_choice(name, 'epochs')
-    if (width, epochs) == (PAPER_WIDTH, 100): return ''
+    widths, epochs = {spec.width for spec in study_runs(name)}, _run_choice(name, 'epochs')
+    if (widths, epochs) == ({PAPER_WIDTH}, 100): return ''
+    width = ' to '.join(str(w) for w in sorted({min(widths), max(widths)}))
     return (f" Networks of width {width} learned for {runs_text(epochs, 'epoch')} (the paper: "
             f'{PAPER_WIDTH} and 100): what differs here is how fast they learn, which need not be '
             'how well they end.')
