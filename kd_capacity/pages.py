@@ -167,6 +167,10 @@ class Study:
         "How many runs are complete."
         return 0 if self.printed else int(self.runs.status.eq('complete').sum())
 
+    def pair(self, row):
+        "The pair of a row in words, with widths where the study has several."
+        return wording.pair_within(self.runs, row)
+
 # %% ../nbs/site/05_pages.ipynb #d8cd5725
 class Report:
     "The studies that a page is about."

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from . import __version__, benchmark, claims, dose, explorer, fidelity_tests, figures
 from . import findings, mixed_models, noise_sources, pooled_effects, power, records
 from . import run_pages, scale, specification_curve, statistics, study, tables, wording
-from .naming import clip_name, method_colour, method_name, pair_name
+from .naming import clip_name, method_colour, method_name
 from .findings import capital
 from .pages import Fold, Figure, Html, Sentence, Study, Table, Text
 from .pages import for_each, headed, studies_in_words
@@ -127,7 +127,7 @@ def _clipping_figures(study, table):
     for _, rows in table.groupby(['teacher', 'student'], sort=False):
         run = rows[rows.n > 0].to_dict('records')
         if not run or not study.curves.filter(regex='^norm_').notna().any(axis=None): continue
-        yield Figure(_norm_panels(study, run), f'{capital(study.words)}, {pair_name(run[0])}: '
+        yield Figure(_norm_panels(study, run), f'{capital(study.words)}, {study.pair(run[0])}: '
                      f'{wording.clipping_finding(rows)}. Mean and band over the seeds, by what '
                      'the clip was given.', 'Largest gradient norm of each epoch before clipping, '
                      'of student and projections, against the threshold')
@@ -382,7 +382,7 @@ def classes_section(report):
 # %% ../nbs/site/06_sections.ipynb #84a994f2
 def _disagreement_blocks(study, table):
     for settings in tables.pairs_of(table):
-        pair, rows = pair_name(settings), tables.rows_of_pair(table, settings)
+        pair, rows = study.pair(settings), tables.rows_of_pair(table, settings)
         yield Figure(figures.plot_disagreements(rows), f'{capital(study.words)}, {pair}. '
                      f'{wording.disagreement_finding(rows)}.', 'Class the student predicts against '
                      f'class the teacher predicts for {pair}, disagreements alone, '
@@ -404,7 +404,7 @@ def _calibration_blocks(study, table):
     if not table.n.any(): return
     bins = tables.reliability_table(study.runs, study.results)
     for settings in tables.pairs_of(table):
-        rows, pair = tables.networks_of(table, settings), pair_name(settings)
+        rows, pair = tables.networks_of(table, settings), study.pair(settings)
         if not rows[rows.role != 'teacher'].n.any(): continue
         drawn = figures.plot_reliability(tables.networks_of(bins, settings), rows)
         yield Figure(drawn, f'{capital(study.words)}, {pair}. {wording.calibration_finding(rows)}.',
@@ -441,7 +441,7 @@ def _or_no_curve(blocks):
 def _convergence(study, settings, curves):
     value = curves[records.judged_by(curves)]
     if not value.notna().any(): return None
-    what, pair = _judged(curves), pair_name(settings)
+    what, pair = _judged(curves), study.pair(settings)
     finding = wording.ending_finding(tables.ending(curves, value), what)
     return Figure(figures.plot_convergence(curves), f'{capital(study.words)}, {pair}. {finding}.',
                   f'{capital(what)} over the epochs for {pair}, a line and a seed band '
@@ -472,7 +472,7 @@ def convergence_section(report):
 def _gap_figure(study, settings, curves):
     value = records.generalisation_gap(curves)
     if not value.notna().any(): return None
-    what, pair = _judged(curves), pair_name(settings)
+    what, pair = _judged(curves), study.pair(settings)
     finding = wording.gap_finding(tables.ending(curves, value), what)
     return Figure(figures.plot_gap(curves), f'{capital(study.words)}, {pair}. {finding}.',
                   f'Training minus {what} in percentage points over the epochs for {pair}, '
@@ -505,7 +505,7 @@ def _norm_blocks(study):
         return
     threshold = 1. if study.name == PAPER_RUNS else tables.max_norm(study.name)
     for settings, curves in tables.by_pair(study.curves):
-        drawn, pair = figures.plot_norms_by_method(curves, threshold), pair_name(settings)
+        drawn, pair = figures.plot_norms_by_method(curves, threshold), study.pair(settings)
         if not drawn: continue
         finding = wording.norms_finding(tables.norms(curves, threshold), threshold)
         yield Figure(drawn, f'{capital(study.words)}, {pair}. {finding}.',

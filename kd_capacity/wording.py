@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STAGE_NAMES', 'MISSING', 'NO_LOGITS', 'stage_name', 'plain', 'mean_std', 'interval', 'count', 'accuracy_interval',
-           'row_network', 'with_names', 'trained_network', 'method_or_control', 'runs_text', 'p_value_text',
-           'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'networks_finding', 'clipping_text',
-           'stem_text', 'selected_text', 'selected_finding', 'fidelity_text', 'fidelity_tests_text', 'class_text',
-           'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text', 'metrics_text',
-           'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval', 'gains_finding', 'clipping_finding',
-           'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding', 'norms_finding',
-           'class_finding', 'disagreement_finding', 'calibration_finding', 'unread', 'disagreements_finding',
-           'calibrations_finding', 'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
+           'row_network', 'with_names', 'pair_within', 'trained_network', 'method_or_control', 'runs_text',
+           'p_value_text', 'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'networks_finding',
+           'clipping_text', 'stem_text', 'selected_text', 'selected_finding', 'fidelity_text', 'fidelity_tests_text',
+           'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text',
+           'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval', 'gains_finding',
+           'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding',
+           'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding', 'unread',
+           'disagreements_finding', 'calibrations_finding', 'pooled_finding', 'evidence_sentence', 'state_text',
+           'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -97,6 +98,11 @@ def with_names(table,       # any table of cells or of networks
         for column, name in zip(names, (teacher, student, f'{teacher} → {student}')):
             names[column].append(name)
     return table.assign(**names)
+
+def pair_within(table, # of a study's runs
+                row):  # of one of its pairs
+    "The pair of a row in words, with widths where the study has several."
+    return with_names(pd.DataFrame([row]), _widths_differ(table)).pair.item()
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b26
 def trained_network(row): # of `with_names`, with a role

@@ -166,6 +166,21 @@ def test_a_wider_teachers_run_is_the_one_that_the_student_learns_from():
     assert spec.width_of_teacher == 32 != spec.width
 
 
+def test_a_teacher_of_the_usual_width_is_that_of_a_student_without_a_width():
+    given = dict(stage='final', role='student', profile='mine', teacher='resnet34', student='resnet18', method='logit', teacher_run='mine/x')
+    assert RunSpec(**given, teacher_width=64) == RunSpec(**given) and RunSpec(**given).width == 64
+
+
+@pytest.mark.parametrize('given, role', [({'student': 'resnet18', 'method': 'smoothing'}, 'student'), ({'student': 'resnet18'}, 'baseline')])
+def test_a_method_without_a_teacher_makes_a_student_and_no_method_a_baseline(given, role):
+    assert run_spec('demo', role, **given).role == role
+    with pytest.raises(UserError, match='method'): run_spec('demo', 'student', student='resnet18', method='none')
+
+
+def test_zero_and_one_are_truth_values_of_a_flip():
+    for number in 0, 1: assert student(flip=number).flip is bool(number)
+
+
 # ---- bounds known from the data set
 
 @pytest.mark.parametrize('given, says', [

@@ -129,6 +129,28 @@ def test_a_warning_in_training_is_heard():
     assert len(caught) == 2
 
 
+def test_what_is_not_deterministic_is_for_the_record_alone_whatever_filters_there_are():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('ignore')
+        with torch_switches(True) as caught:
+            for _ in range(2): warnings.warn('x is not deterministic')
+            warnings.warn('the cache is damaged')
+    assert [str(w.message) for w in caught] == ['x is not deterministic']*2 and not heard
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        with torch_switches(True): warnings.warn('x is not deterministic')
+    assert not heard
+
+
+@pytest.mark.parametrize('deterministic, mode', [(True, 1), (False, 0)])
+def test_torch_warns_of_what_is_not_deterministic_where_that_is_asked_for(deterministic, mode):
+    "torch's 0 is silence, 1 a warning, 2 an error."
+    before = torch.get_deterministic_debug_mode()
+    with torch_switches(deterministic):
+        assert torch.get_deterministic_debug_mode() == mode and torch.backends.cudnn.benchmark is not deterministic
+    assert torch.get_deterministic_debug_mode() == before
+
+
 def test_the_engine_is_part_of_the_spec_and_of_the_record(tmp_path):
     spec = run_spec('demo', 'baseline', student='resnet18').replace(**SMALL)
     fast = spec.replace(engine='fast')

@@ -57,6 +57,11 @@ def test_the_record_says_where_it_comes_from(teacher):
     assert r['seconds'] > 0 and r['images_per_second'] > 0 and len(r['weights']['best_sha256']) == 64
 
 
+def test_a_file_too_large_to_be_a_record_is_not_even_read(tmp_path):
+    with open(tmp_path/'record.json', 'wb') as file: file.truncate((16 << 20) + 1)
+    with pytest.raises(UserError, match='record.json is larger than 16 MiB. '): records.read_record(tmp_path/'record.json')
+
+
 def test_a_half_written_run_is_not_read(teacher):
     results, t = teacher
     folder = records.run_folder(t.run_id, results)
