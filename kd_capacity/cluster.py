@@ -7,7 +7,7 @@ __all__ = ['START', 'TOGETHER', 'SHORT', 'map_values', 'training_bytes', 'Reques
            'grouping']
 
 # %% ../nbs/study/05b_cluster.ipynb #c1057e03
-import math, torch
+import math
 from functools import cache
 from statistics import median
 from typing import NamedTuple
@@ -25,12 +25,8 @@ def map_values(
 ) -> int:
     "Values in all maps of one image, from the stem to the logits."
     counts = []
-    def count(module, given, made): counts.append(made.numel())
-    with torch.device('meta'), torch.no_grad():
-        model = models.build_network(arch, 10, stem, width, image_shape[0]).eval()
-        layers = [module for module in model.modules() if not list(module.children())]
-        for layer in layers: layer.register_forward_hook(count)
-        model.features(torch.empty(1, *image_shape))
+    models.watch_layers(lambda layer, output: counts.append(output.numel()),
+                        arch, image_shape, 10, stem, width)
     return sum(counts)
 
 def training_bytes(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESNETS', 'STEMS', 'ARCHS', 'BasicBlock', 'Bottleneck', 'Stem', 'ResNet', 'Arch', 'network', 'resnet',
-           'build_network', 'Cost', 'measured', 'forward_flops', 'parameter_count', 'FrozenTeacher', 'frozen']
+           'build_network', 'Cost', 'watch_layers', 'measured', 'forward_flops', 'parameter_count', 'FrozenTeacher',
+           'frozen']
 
 # %% ../nbs/method/02_models.ipynb #55b16a4e
 from collections.abc import Callable
@@ -209,6 +210,23 @@ class Cost(NamedTuple):
     flops: int      # floating-point operations of one image's forward pass;
                     # a training step is about three of them an image
 
+def watch_layers(watch,         # function (layer, its output)
+                 arch: str,     # a key of `ARCHS`
+                 image_shape,   # (channels, height, width)
+                 num_classes: int=10,
+                 stem: str='cifar', # a key of `STEMS`
+                 width: int=64, # channels of the stem
+                ) -> nn.Module: # the network
+    "Send one black image through a fresh network; PyTorch's random numbers stay where they are."
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_network(arch, num_classes, stem, width, image_shape[0]).eval()
+        for module in model.modules():
+            if next(module.children(), None) is not None: continue
+            module.register_forward_hook(lambda layer, _, output: watch(layer, output))
+        model.features(torch.zeros(1, *image_shape))
+    return model
+
+# %% ../nbs/method/02_models.ipynb #3a72610a
 @cache
 def measured(arch: str,         # a key of `ARCHS`
              image_shape,       # (channels, height, width)
@@ -216,12 +234,13 @@ def measured(arch: str,         # a key of `ARCHS`
              stem: str='cifar', # a key of `STEMS`
              width: int=64,     # channels of the stem
             ) -> Cost:
-    "The cost of a network, measured on the `meta` device, where nothing is allocated."
-    from torch.utils.flop_counter import FlopCounterMode # here: its Triton takes 0.3 s of a start
-    with torch.device('meta'), torch.no_grad():
-        model = build_network(arch, num_classes, stem, width, image_shape[0]).eval()
-        with FlopCounterMode(display=False) as counter: model.features(torch.empty(1, *image_shape))
-    return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops())
+    "The cost of a network, of which convolutions and linear layers are counted."
+    counts = []
+    def count(layer, output):
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)): return
+        counts.append(2*output.numel()*layer.weight[0].numel()) # each output: a weight an input
+    model = watch_layers(count, arch, image_shape, num_classes, stem, width)
+    return Cost(sum(p.numel() for p in model.parameters()), sum(counts))
 
 # %% ../nbs/method/02_models.ipynb #9bc56262
 def forward_flops(arch: str,         # a key of `ARCHS`

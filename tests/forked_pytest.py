@@ -2,9 +2,11 @@
 
 Reads lines of JSON, [folder, tests, log]; runs those tests there in a child, its output in `log`; prints the child's exit status.
 """
+import contextlib
 import json
 import os
 import sys
+import tempfile
 import traceback
 
 os.environ['OMP_NUM_THREADS'] = '1'  # a pool of threads does not survive a fork
@@ -26,6 +28,9 @@ def run(folder, tests, log):
     os.environ['PYTHONPATH'] = folder  # for the processes that a test starts
     return pytest.main(['-x', '-p', 'no:xdist', *(f'tests/{t}' for t in tests)])
 
+
+with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stdout(sys.stderr):
+    pytest.main(['-q', '-p', 'no:xdist', '-p', 'no:cacheprovider', empty])  # imports pytest's plugins
 
 for line in sys.stdin:
     child = os.fork()

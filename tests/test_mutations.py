@@ -79,7 +79,7 @@ def run(trained_teacher):
 
 @pytest.fixture
 def copy(tmp_path):
-    for folder in 'kd_capacity', 'tests', 'workflow': shutil.copytree(ROOT/folder, tmp_path/folder, ignore=shutil.ignore_patterns('__pycache__'))
+    for folder in 'kd_capacity', 'tests', 'workflow': shutil.copytree(ROOT/folder, tmp_path/folder)  # with what is compiled of them
     for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT/name, tmp_path)
     return tmp_path
 

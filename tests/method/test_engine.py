@@ -224,11 +224,11 @@ def test_the_learning_rate_falls_from_lr_to_lr_min():
 
 
 def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
-    "Ten seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 2 pp of final accuracy."
+    "Five seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 3 pp of final accuracy."
     base = run_spec('demo', 'baseline', student='resnet18').replace(width=8, epochs=8)
-    accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
+    accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(5)] for e in ENGINES}
     assert min(map(min, accuracy.values())) > .7  # networks that have learned
-    assert equivalence(accuracy['fast'], accuracy['faithful'], margin=2.).p < .05
+    assert equivalence(accuracy['fast'], accuracy['faithful'], margin=3.).p < .05
 
 
 # ---- switches and threads
