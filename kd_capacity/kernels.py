@@ -88,8 +88,7 @@ def _fork(server, client):
 # %% ../nbs/study/05_kernels.ipynb #9915a22d
 OF_A_KERNEL = ('ipykernel.kernelapp', 'ipykernel.ipkernel', 'ipykernel.debugger',
                'matplotlib_inline.backend_inline', 'papermill.cli') # and of papermill
-OF_A_RUN = ('matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures',
-            'torch._dynamo') # which torch imports when a network's cost is measured
+OF_A_RUN = 'matplotlib.pyplot', 'kd_capacity.training', 'kd_capacity.figures'
 
 def _warm_up(modules):
     "What each kernel, and each papermill, would do anew."

@@ -65,14 +65,33 @@ def student_spec(trained_teacher):
     return make
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    "One server of warm kernels for all workers of xdist; it ends with their controller."
+    import contextlib
+    import json
+
+    from sites import report_kernels
+    stack = contextlib.ExitStack()
+    if not hasattr(node.config, 'kernels'):
+        node.config.kernels = json.dumps(stack.enter_context(report_kernels()))
+        node.config.add_cleanup(stack.close)
+    node.workerinput['kernels'] = node.config.kernels
+
+
+def pytest_configure(config):
+    if 'kernels' in getattr(config, 'workerinput', {}): os.environ['KD_TEST_KERNELS'] = config.workerinput['kernels']
+
+
 @pytest.fixture(scope='session')
 def kernel_server():
     "What processes need in their environment to find a papermill and kernels that are forked, not started."
     import subprocess
-    from kd_capacity.kernels import warm_kernels
-    with warm_kernels(dict(os.environ)) as env:
-        subprocess.run(['papermill', '--version'], env=env, check=True, capture_output=True)  # waits for the server
-        yield {name: env[name] for name in ('KD_KERNELS', 'JUPYTER_PATH', 'PATH')}
+
+    from sites import report_kernels
+    with report_kernels() as env:
+        subprocess.run(['papermill', '--version'], env={**os.environ, **env}, check=True, capture_output=True)  # waits for the server
+        yield env
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Websites for tests, made in a folder of their own from the repository's notebooks."""
+import json
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from functools import cache
 
 import nbformat
@@ -51,12 +53,19 @@ def parameters_of(path):
     return any('parameters' in c.metadata.get('tags', []) for c in cells)
 
 
+@contextmanager
+def report_kernels():
+    "What a process needs in its environment to find the kernels that all tests share, or its own."
+    if 'KD_TEST_KERNELS' in os.environ: yield json.loads(os.environ['KD_TEST_KERNELS'])
+    else:
+        with study.warm_kernels(dict(os.environ), modules=(*study.OF_A_RUN, *study.OF_A_REPORT)) as env:
+            yield {name: env[name] for name in ('KD_KERNELS', 'JUPYTER_PATH', 'PATH')}
+
+
 def execute(into, *names, **parameters):
     "Execute pages of the report, and the front page, as `make report` does: from warm kernels."
     import papermill
-    modules = *study.OF_A_RUN, *study.OF_A_REPORT
-    with study.warm_kernels(dict(os.environ), modules=modules) as env, \
-            pytest.MonkeyPatch.context() as m:
+    with report_kernels() as env, pytest.MonkeyPatch.context() as m:
         for k in 'KD_KERNELS', 'JUPYTER_PATH': m.setenv(k, env[k])
         for name in names or (*REPORTS, 'front'):
             if name == 'benchmark': continue  # shows no run

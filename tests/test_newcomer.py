@@ -107,7 +107,7 @@ def shown(notebook):
     return [o.get('text') or o['data']['text/plain'] for o in run.outputs]
 
 
-def test_a_run_shows_its_progress_and_a_second_call_that_it_was_read(tmp_path):
+def test_a_run_shows_its_progress_and_a_second_call_that_it_was_read(tmp_path, warm):
     given = dict(arch='resnet18', profile='demo', seed=0, epochs=1, width=4)
     first = papermill('teacher', 'first.ipynb', tmp_path, **given)  # from a folder that is no clone
     assert first.returncode == 0, first.stderr

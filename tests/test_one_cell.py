@@ -96,7 +96,7 @@ with warm_kernels(dict(os.environ)) as env:
                                    cwd=str(source.parent), kernel_name='python3', progress_bar=False,
                                    request_save_on_cell_execute=False)
 '''
-SHOWN = 'report/analysis.ipynb', 'report/explorer.ipynb', 'report/cost.ipynb', 'report/training.ipynb', 'index.ipynb'
+SHOWN = 'report/analysis.ipynb', 'report/explorer.ipynb', 'report/cost.ipynb', 'report/training.ipynb'
 
 
 def call(root, code, *args):

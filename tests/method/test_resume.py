@@ -27,7 +27,7 @@ def threads():
 
 # forkserver: torch and what it imports when a network is measured are imported once, each run is a process that can be killed
 processes = multiprocessing.get_context('forkserver')
-processes.set_forkserver_preload(['kd_capacity.training', 'torch._dynamo'])
+processes.set_forkserver_preload(['kd_capacity.training'])
 
 
 def _train(spec, results, log=None):

@@ -102,14 +102,25 @@ TWO_PARTS = f'{GPU(0, 0)}\n  MIG 3g.40gb Device 0: (UUID: MIG-11/2/0)\n  MIG 3g.
 
 
 @pytest.mark.parametrize('jobs, gpus, visible, expected', [
-    (3, GPU(0, 0), None, {'0': 3}),                                  # they share
-    (2, EIGHT, None, {'0': 1, '1': 1}),                              # fewer runs than GPUs
-    (8, EIGHT, None, {str(i): 1 for i in range(8)}),
-    (4, EIGHT, '5,2', {'5': 2, '2': 2}),                             # the user gives two of eight
+    (3, GPU(0, 0), None, study.Slots(['0'], 3)),                                  # they share
+    (2, EIGHT, None, study.Slots(['0', '1'], 1)),                                 # fewer runs than GPUs
+    (8, EIGHT, None, study.Slots([str(i) for i in range(8)], 1)),
+    (9, EIGHT, None, study.Slots([str(i) for i in range(8)], 2)),
+    (4, EIGHT, '5,2', study.Slots(['5', '2'], 2)),                                # the user gives two of eight
+    (2, TWO_PARTS, None, study.Slots(['MIG-11/2/0', 'MIG-22'], 1)),
+    (2, EIGHT, '', study.Slots([], 2)), (2, EIGHT, '-1', study.Slots([], 2)),     # the user gives none
+    (2, '', None, study.Slots([], 2))],
+    ids=['one', 'two-of-eight', 'eight', 'nine-on-eight', 'subset', 'mig', 'hidden', 'hidden-by-number', 'none'])
+def test_gpus_are_dealt_out_to_the_runs_at_a_time(jobs, gpus, visible, expected, machine):
+    machine.prepare(jobs, gpus, visible)
+    assert study.gpu_slots(jobs) == expected
+
+
+@pytest.mark.parametrize('jobs, gpus, visible, expected', [
+    (4, EIGHT, '5,2', {'5': 2, '2': 2}),
     (2, TWO_PARTS, None, {'MIG-11/2/0': 1, 'MIG-22': 1}),
-    (2, EIGHT, '', {None: 2}),                                       # the user gives none
-], ids=['one', 'two-of-eight', 'eight', 'subset', 'mig', 'hidden'])
-def test_each_run_sees_one_gpu(jobs, gpus, visible, expected, machine, capsys):
+    (2, EIGHT, '', {None: 2})], ids=['subset', 'mig', 'hidden'])
+def test_each_run_sees_one_gpu(jobs, gpus, visible, expected, machine):
     status, seen = machine(jobs, gpus, visible)
     assert status == 0 and len(seen) == 2*len(study.runs_of('tiny', machine.folder/'results'))
     if visible == '': seen = [[what, name, gpu or None, share] for what, name, gpu, share in seen]
