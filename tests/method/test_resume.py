@@ -1,10 +1,15 @@
 """A run that is killed, at any moment and as often as it likes, ends like one that never was."""
 import contextlib
+import json
 import multiprocessing
+import os
+import platform
 import random
 import shutil
+import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -12,20 +17,21 @@ import pytest
 import torch
 
 from conftest import SMALL
-from kd_capacity import run_files
+from kd_capacity import checkpoint, run_files
 from kd_capacity.basics import UserError
 from kd_capacity.profiles import run_spec
-from kd_capacity.training import train
+from kd_capacity.training import exclusive, train
+
 
 @pytest.fixture(autouse=True)
-def threads():
+def own_threads():
     "A run sets the number of threads; each test puts it back."
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-# forkserver: torch and what it imports when a network is measured are imported once, each run is a process that can be killed
+# forkserver: torch is imported once, each run is a process that can be killed
 processes = multiprocessing.get_context('forkserver')
 processes.set_forkserver_preload(['kd_capacity.training'])
 
@@ -161,3 +167,38 @@ def test_fewer_cores_than_threads_are_said_in_the_record(monkeypatch, tmp_path):
     environment = train(spec, tmp_path)['environment']
     assert environment['not_deterministic'] == ['started with 2 threads, resumed on 1 cores']
     assert environment['deterministic'] is False
+
+
+def test_a_run_does_not_go_on_under_a_teacher_that_was_trained_again(teacher, student_spec):
+    results, t = teacher
+    spec = student_spec('logit', epochs=2)
+    class Stop(Exception): pass
+    def stop(*a): raise Stop
+    with pytest.raises(Stop): train(spec, results, progress=stop)
+    folder = run_files.run_folder(t.run_id, results)
+    weights = checkpoint.load(folder/'weights.pt')
+    weights['fc.bias'] += 1.
+    checkpoint.save(folder/'weights.pt', weights)
+    record = run_files.read_record(t.run_id, results)
+    record['weights']['best_sha256'] = checkpoint.weights_sha256(weights)
+    run_files.write_record(record, results)
+    with pytest.raises(UserError, match='checkpoint.pt belongs to a run on other images or with another teacher. Delete it, or pass -p force True'):
+        train(spec, results)
+    assert train(spec, results, force=True)['teacher']['weights_sha256'] == record['weights']['best_sha256']
+
+
+def test_who_waits_is_told_who_is_at_work(tmp_path):
+    said, order = [], []
+    def second():
+        with exclusive(tmp_path/'run', said.append): order.append('second')
+    with exclusive(tmp_path/'run'):
+        owner = json.loads((tmp_path/'run'/'owner.json').read_text())
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not said: time.sleep(.01)
+        order.append('first')
+    waiting.join()
+    assert order == ['first', 'second'] and not (tmp_path/'run'/'owner.json').exists()
+    assert (owner['pid'], owner['host']) == (os.getpid(), platform.node())
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(owner['since'])).total_seconds()) < 600
+    assert said == [f'run: already being trained by {json.dumps(owner)}; waiting for it.']

@@ -26,6 +26,8 @@ def test_one_tidy_row_per_run(teacher, student_spec):
     assert (row.alpha, row.temperature, row.seed, row.epochs) == (0.5, 4.0, 0, 2) and np.isnan(row.beta)
     assert (row.test_best, row.test_final, row.validation_best) == (o['test_best'], o['test_final'], o['validation_best'])
     assert 0 < row.test_best <= 1
+    assert [row[f'norm_{group}_max'] for group in ('student', 'projections', 'total')] == [record['norms'][f'{group}_max'] for group in ('student', 'projections', 'total')]
+    assert row.norm_total_max > 0 and row.data_sha256 == record['data']['sha256'] and len(row.data_sha256) == 64
     base = runs.loc[t.run_id]
     assert base.role == 'teacher' and np.isnan([base.alpha, base.agreement, base.kl_t1]).all()
 
