@@ -140,10 +140,10 @@ _mean_bounds = ['mean_low', 'mean_high', 'mean_cut']
 # %% ../nbs/evidence/07_tables.ipynb #1c0a7e02
 def _count(cell, metric):
     "What there is of a cell, and which runs its numbers come from."
-    used, status = cell[cell[metric].notna()], cell.status
-    return {'planned': len(cell), 'failed': int(status.eq('failed').sum()),
-            'complete': int(status.eq('complete').sum()),
-            'runs': tuple(used.run_id), 'seeds': tuple(map(int, used.seed))}
+    there, status = cell[metric].notna(), cell.status.tolist()
+    return {'planned': len(cell), 'failed': status.count('failed'),
+            'complete': status.count('complete'),
+            'runs': tuple(cell.run_id[there]), 'seeds': tuple(map(int, cell.seed[there]))}
 
 _counts = ['planned', 'failed', 'runs', 'seeds', 'n', 'mean', 'std']
 _compared = ['gain', 'ci_low', 'ci_high', 'n_baseline']
