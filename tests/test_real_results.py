@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from kd_capacity import config, dose, fidelity, records, statistics, tables
+from kd_capacity import checkpoint, config, dose, fidelity, records, statistics, tables
 
 REAL_IMAGES = 'cifar10', 'cifar10_jpeg'
 REAL = [name for name in config.profiles() if config.profile(name).run['data'] in REAL_IMAGES and any((ROOT/'results'/name).glob('**/record.json'))]
@@ -125,10 +125,29 @@ def test_the_capacity_contrast_of_the_page_is_that_of_the_records(doses):
         assert row.seeds == len(by_seed) and row.estimate == pytest.approx(np.mean(by_seed[:row.n]))
 
 
-def test_committed_results_stay_small():
-    "record.json, history.csv and logits.npz alone, 40 MB in all."
+@pytest.fixture(scope='module')
+def committed():
+    "Files of git in the results folder, but for the published tables and the benchmarks."
     import subprocess
     listed = subprocess.run(['git', 'ls-files', '-z', 'results'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')[:-1]
-    files = [ROOT/f for f in listed if f.split('/')[1] not in ('published', 'benchmarks') and not f.endswith('README.md')]
-    assert {f.name for f in files} <= {'record.json', 'history.csv', 'logits.npz', 'selection.json'}
-    assert sum(f.stat().st_size for f in files) < 40e6
+    return [ROOT/f for f in listed if f.split('/')[1] not in ('published', 'benchmarks') and not f.endswith('README.md')]
+
+
+def test_committed_results_stay_small(committed):
+    "record.json, history.csv and logits.npz, and the weights of small teachers; 40 MB in all."
+    assert {f.name for f in committed if f.name != 'weights.pt'} <= {'record.json', 'history.csv', 'logits.npz', 'selection.json'}
+    assert sum(f.stat().st_size for f in committed) < 40e6
+
+
+def test_anyone_can_learn_from_the_teachers_of_the_committed_students(committed):
+    "Their weights are here, and are those of the record that each student learned from."
+    records_ = {path.parent: json.loads(path.read_text()) for path in committed if path.name == 'record.json'}
+    students = [r for r in records_.values() if r['teacher'] and r['spec']['profile'] in ('capacity', 'small')]
+    wanted = {r['teacher']['run_id']: r['teacher']['weights_sha256'] for r in students}
+    if not wanted: pytest.skip('no student of a small teacher is committed')
+    found = {}
+    for path in (f for f in committed if f.name == 'weights.pt'):
+        record = records_[path.parent]
+        found[record['run_id']] = checkpoint.weights_sha256(checkpoint.load(path))
+        assert record['spec']['role'] == 'teacher' and found[record['run_id']] == record['weights']['best_sha256'], path
+    assert found.items() >= wanted.items()
