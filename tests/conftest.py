@@ -101,6 +101,13 @@ def warm(kernel_server, monkeypatch):
 
 
 @pytest.fixture(scope='session')
+def git():
+    "Where there is no git, the tests that need it are skipped and say so."
+    import shutil
+    if not shutil.which('git'): pytest.skip('no git on PATH, so nothing was asked of it')
+
+
+@pytest.fixture(scope='session')
 def browser():
     "A real browser; where there is none, the tests that need it are skipped and say so."
     import shutil

@@ -16,7 +16,6 @@ import pytest
 import scipy.stats
 import sklearn.datasets
 import torch
-import torch._dynamo
 import torchvision
 
 

@@ -32,7 +32,7 @@ def shell(command, folder, **more):
 
 
 @pytest.fixture(scope='module')
-def template(tmp_path_factory):
+def template(tmp_path_factory, git):
     "A clone of the repository as it lies here, set up but for its packages, with git's hooks."
     folder = tmp_path_factory.mktemp('template')/'clone'
     ignored = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')

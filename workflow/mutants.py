@@ -225,7 +225,7 @@ def _own_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit
 
 def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     "mutmut's record of tests, in processes of which one may end badly."
-    import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torch._dynamo, torchvision  # noqa: F401 as in tests/forked_pytest.py
+    import pandas, scipy.stats, sklearn.datasets, statsmodels.api, torch, torchvision  # noqa: F401 as in tests/forked_pytest.py
     given = configuration.config().pytest_add_cli_args_test_selection
     files = [f for g in given for f in ([g] if Path(g).suffix else sorted(glob.glob(f'{g}/test_*.py') + glob.glob(f'{g}/[0-9]*.ipynb')))]
     ignored = [a.partition('=')[2] for a in configuration.config().pytest_add_cli_args]

@@ -189,7 +189,7 @@ def test_published_figures_are_the_references():
         assert (ROOT/'results'/'published'/f'published_{which}.csv').read_text() == (SHARED/'reference'/f'published_{which}.csv').read_text()
 
 
-def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch):
+def test_a_study_beside_the_code_leaves_the_tree_clean(tmp_path, monkeypatch, git):
     git = lambda *args: subprocess.run(['git', '-C', str(tmp_path), '-c', 'user.name=x', '-c', 'user.email=x', *args], check=True, capture_output=True)
     git('init')
     (tmp_path/'results').mkdir()
