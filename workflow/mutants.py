@@ -9,6 +9,7 @@ What is said here and not by mutmut:
 - a string with a space in it is a sentence for people, whose words are no behaviour: it is not mutated; nor does the name count
   that a refusal (`one_of`, `checked_value`) says first;
 - a mutant has all tests of its module's own file and notebook, then the quickest, of together at most SECONDS; a test that starts another Python is left to `make test`;
+- what runs only in processes that its tests start (ELSEWHERE) has its own file of tests, in a process whose children find the mutant;
 - a library notebook is a test too: its cells that are not exported, run on what the package has of it.
 
 A survivor is named in tests/mutants.toml with the reason why nobody could see a difference, or it counts as survived.
@@ -24,12 +25,14 @@ import os
 import random
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import tomllib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -54,6 +57,7 @@ PARTS = 'nbs/method/', 'nbs/study/', 'nbs/evidence/00_statistics'
 SECONDS = 300 # as they took when all were recorded
 GOAL = .9
 COLUMNS = {'made': 8, 'tried': 8, 'caught': 8, 'equivalent': 12, 'survived': 10}
+ELSEWHERE = {'kernels': 'tests/study/test_kernels.py'}
 IMPORT = 'while it is imported'  # stands among the tests of a function that is called then
 RESULTS, NAMED = Path('results/benchmarks/mutants/mutants.json'), Path('tests/mutants.toml')
 NAME_REFUSED = re.compile(r"(?<=checked_value)\('\w+', |(?<=one_of)\('\w+', ")
@@ -245,6 +249,29 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
     return 0
 
 
+def _elsewhere(mutant, tests, seconds=300):
+    "pytest's exit status, or mutmut's of a mutant that took too long; nothing that it started stays."
+    env = {**os.environ, 'MUTANT_UNDER_TEST': mutant, 'PYTHONPATH': str(Path('mutants').absolute())}
+    run = subprocess.Popen([sys.executable, '-m', 'pytest', '-x', '-q', '-n0', tests], cwd='mutants', env=env,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try: return run.wait(seconds)
+    except subprocess.TimeoutExpired: return 36
+    finally:
+        with suppress(ProcessLookupError): os.killpg(run.pid, signal.SIGKILL)
+
+
+def _try_elsewhere(module, chosen):
+    "Try mutants of a module that runs in other processes."
+    mutmut.copy_also_copy_files()
+    if _elsewhere('', ELSEWHERE[module]): sys.exit(f'{ELSEWHERE[module]} fails without a mutant: mend it first')
+    data = SourceFileMutationData(path=Path(f'kd_capacity/{module}.py'))
+    data.load()
+    for mutant in chosen:
+        data.exit_code_by_key[mutant] = _elsewhere(mutant, ELSEWHERE[module])
+        data.save()
+        print(mutant, status_by_exit_code[data.exit_code_by_key[mutant]], flush=True)
+
+
 def _with_import(self, listed=ForkServerRunner.list_all_tests):
     "All tests, and what takes the place of one where a function is called by an import."
     state().duration_by_test[IMPORT] = 0
@@ -331,15 +358,18 @@ def main():
         copy.parent.mkdir(parents=True, exist_ok=True)
         if link.is_symlink() and not copy.is_symlink(): copy.symlink_to(link.readlink())
     if not a.report:
-        if a.sample or a.again or a.rest: mutmut.copy_src_dir(), mutmut.create_mutants(1)
-        chosen = []
+        mutmut.copy_src_dir(), mutmut.create_mutants(1)
+        chosen, elsewhere = [], {}
         for name in names:
             known = states(name)
             drawn = random.Random(0).sample(sorted(known), min(a.sample or len(known), len(known)))
-            if a.again: chosen += [m for m in drawn if known[m] not in ('killed', 'not checked')]
-            elif a.sample or a.rest: chosen += [m for m in drawn if known[m] == 'not checked']
+            if a.again: drawn = [m for m in drawn if known[m] not in ('killed', 'not checked')]
+            elif a.sample or a.rest: drawn = [m for m in drawn if known[m] == 'not checked']
+            if name in ELSEWHERE: elsewhere[name] = drawn
+            elif a.again or a.sample or a.rest: chosen += drawn
             else: chosen.append(f'kd_capacity.{name}.*')
         if chosen: mutmut._run(chosen, a.jobs)
+        for name, mutants in elsewhere.items(): _try_elsewhere(name, mutants)
     table = [row(name) for name in names]
     print(f'\n{"":16}    made   tried  caught  equivalent  survived   caught of those that could be')
     for r in table:
