@@ -58,6 +58,7 @@ SECONDS = 300 # as they took when all were recorded
 GOAL = .9
 COLUMNS = {'made': 8, 'tried': 8, 'caught': 8, 'equivalent': 12, 'survived': 10}
 ELSEWHERE = {'kernels': 'tests/study/test_kernels.py'}
+THERE = set() # all tests
 IMPORT = 'while it is imported'  # stands among the tests of a function that is called then
 RESULTS, NAMED = Path('results/benchmarks/mutants/mutants.json'), Path('tests/mutants.toml')
 NAME_REFUSED = re.compile(r"(?<=checked_value)\('\w+', |(?<=one_of)\('\w+', ")
@@ -218,6 +219,7 @@ def _own_first(self, name, tests, limit, seconds, submit=ForkServerRunner.submit
         of_module = name.rpartition('.')[0] + '.'
         tests = {t for function in known if function.startswith(of_module) for t in known[function]} - {IMPORT}
         chosen = [IMPORT]
+    tests = THERE.intersection(tests) # one that is there no more would end pytest, and look like a mutant that was caught
     module = name.split('.')[1]
     its_own = re.compile(rf'(.*/)?(test_{module}\.py|\d+\w?_{module}\.ipynb)::')
     for test in sorted(tests, key=lambda t: (not its_own.match(t), took[t], t)):
@@ -275,7 +277,8 @@ def _try_elsewhere(module, chosen):
 def _with_import(self, listed=ForkServerRunner.list_all_tests):
     "All tests, and what takes the place of one where a function is called by an import."
     state().duration_by_test[IMPORT] = 0
-    return ListAllTestsResult(ids=listed(self).ids | {IMPORT})
+    THERE.update(listed(self).ids, [IMPORT])
+    return ListAllTestsResult(ids=set(THERE))
 
 
 def _set_runner():
