@@ -168,6 +168,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
 
 
+def pytest_collection_finish():
+    "What was imported stays to the end, and need not be looked through at each collection of garbage."
+    import gc
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter):
     "One line that says what was not checked here, and why."
     reasons = [r.longrepr[2] for r in terminalreporter.stats.get('skipped', ())

@@ -1,6 +1,5 @@
 """The ledger: verdicts on made-up runs whose truth is known, and no verdict that says more than its interval."""
 import dataclasses
-import gc
 import math
 import re
 
@@ -18,14 +17,6 @@ from kd_capacity.evidence import (CellSummary, Kind, Network, baseline_key, evid
 ARCHIVE = SHARED/'reference'/'authors_runs.zip'
 PAIRS = config.profile('paper-v2').pairs
 SD = 0.14
-
-
-@pytest.fixture(scope='module', autouse=True)
-def collected():
-    "statsmodels collects garbage at every correction; what was loaded before need not be looked through each time."
-    gc.collect(); gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def changed(spec, **more):
