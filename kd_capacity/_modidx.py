@@ -2519,4 +2519,5 @@ d = { 'settings': { 'branch': 'main',
                                      'kd_capacity.wording.trained_network': ( 'evidence/wording.html#trained_network',
                                                                               'kd_capacity/wording.py'),
                                      'kd_capacity.wording.unread': ('evidence/wording.html#unread', 'kd_capacity/wording.py'),
+                                     'kd_capacity.wording.with_interval': ('evidence/wording.html#with_interval', 'kd_capacity/wording.py'),
                                      'kd_capacity.wording.with_names': ('evidence/wording.html#with_names', 'kd_capacity/wording.py')}}}

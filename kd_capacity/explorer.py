@@ -27,7 +27,7 @@ from .naming import (clip_name, method_colour, method_name, network_name, pair_n
 from .run_pages import command_of, get_in, runs_below
 from .show import as_json, run_address, theme_file
 from .statistics import OF_ANY_RUN, OF_DISTILLATION, summary
-from .wording import count, interval, mean_std, stage_name
+from .wording import count, interval, mean_std, stage_name, with_interval
 
 # %% ../nbs/site/03_explorer.ipynb #072dd3e4
 _fidelity_words = {'agreement': 'agreement with the teacher',
@@ -354,7 +354,7 @@ def _sentence(name, metric, n, mean, compared):
     sentences = [f'{name}: {SHOWN_METRICS[metric]} {mean}, n = {n}.']
     for d in compared:
         over = d['over'][0].upper() + d['over'][1:]
-        sentences.append(f"{over}: {d['text']} {d['interval']}, {d['from']}.")
+        sentences.append(f"{over}: {with_interval(d['text'], d['interval'])}, {d['from']}.")
     return ' '.join(sentences)
 
 def numbers(name, cell, metric, compared) -> Numbers:

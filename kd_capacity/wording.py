@@ -8,11 +8,11 @@ __all__ = ['STAGE_NAMES', 'MISSING', 'NO_LOGITS', 'stage_name', 'plain', 'mean_s
            'p_value_text', 'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'networks_finding',
            'clipping_text', 'stem_text', 'selected_text', 'selected_finding', 'fidelity_text', 'fidelity_tests_text',
            'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text',
-           'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'gain_with_interval', 'gains_finding',
-           'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding', 'schedule_finding',
-           'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding', 'unread',
-           'disagreements_finding', 'calibrations_finding', 'pooled_finding', 'evidence_sentence', 'state_text',
-           'headline']
+           'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'with_interval', 'gain_with_interval',
+           'gains_finding', 'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding',
+           'schedule_finding', 'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding',
+           'unread', 'disagreements_finding', 'calibrations_finding', 'pooled_finding', 'evidence_sentence',
+           'state_text', 'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -495,9 +495,15 @@ def links(table, # of `gains`, `accuracy_table`, an ablation, or `fidelity_table
     return addresses
 
 # %% ../nbs/evidence/08_wording.ipynb #fdf36fc5
+def with_interval(number,   # in words
+                  interval): # '[low, high]', or why there is none; may be empty
+    "'+0.20 pp [+0.02, +0.38]', or '+0.20 pp, n = 1: no interval'."
+    if not interval: return number
+    return f'{number} {interval}' if interval.startswith('[') else f'{number}, {interval}'
+
 def gain_with_interval(row): # of a table with gain, ci_low, ci_high, n and n_baseline
     "'+0.20 pp [+0.02, +0.38]', or why there is no interval."
-    return f"{signed_text(row['gain'])} pp {_gain_interval(row)}".strip()
+    return with_interval(f"{signed_text(row['gain'])} pp", _gain_interval(row))
 
 def _gain_place(row): return f"{_method_of(row)} on {row['pair']}"
 
