@@ -9,7 +9,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'SKY', 'YELLOW', 'GREY', 'INK', 'H
            'rows_axes', 'draw_interval', 'write_beside', 'write_reason', 'plot_forest', 'plot_gain_forest',
            'plot_moderation', 'plot_dose_response', 'plot_gain_against_size', 'plot_power_curves', 'plot_optimism',
            'plot_equivalence', 'draw_band', 'best_accuracy', 'plot_convergence', 'smoothed',
-           'plot_smoothed_convergence', 'plot_convergence_panels', 'plot_gap', 'plot_learning_rate',
+           'plot_smoothed_convergence', 'smoothing_span', 'plot_convergence_panels', 'plot_gap', 'plot_learning_rate',
            'plot_gradient_norms', 'plot_norms_side_by_side', 'plot_norms_by_method', 'plot_agreement',
            'plot_class_differences', 'plot_disagreements', 'plot_reliability', 'plot_stems', 'plot_run_losses',
            'plot_run_accuracy', 'plot_run_norms']
@@ -681,18 +681,24 @@ def plot_smoothed_convergence(curves,      # of one pair, `tables.by_pair`
     return ax
 
 # %% ../nbs/evidence/09_figures.ipynb #4800635a
+def smoothing_span(epochs): # of a run
+    "The paper's 9 of 100 epochs, as many of others in proportion; 1: nothing is smoothed."
+    return max(1, round(.09*epochs))
+
 def plot_convergence_panels(curves,  # `tables.curves` of one study
-                            span=9): # of the moving average
+                            span=9,  # of the moving average
+                            name=None): # function from a pair to its words; None: `with_names`
     "The paper's second figure: a panel a pair; None where no pair has curves."
     def size(pair): return [_number_in(pair[0][role]) for role in ('student', 'teacher')]
     pairs = sorted(by_pair(curves), key=size)
     if not pairs: return None
-    names = with_names(pd.DataFrame([pair for pair, _ in pairs])).pair
     columns = min(len(pairs), 2)
     rows = -(-len(pairs)//columns)
     drawn = panels(columns, 4.3, 3.1, sharey=False, rows=rows)
-    for ax, (pair, cells), name in zip(drawn, pairs, names):
-        plot_smoothed_convergence(cells, teacher_curves(curves, pair), name, span, ax)
+    settings = [pair for pair, _ in pairs]
+    names = map(name, settings) if name else with_names(pd.DataFrame(settings)).pair
+    for ax, (pair, cells), words in zip(drawn, pairs, names):
+        plot_smoothed_convergence(cells, teacher_curves(curves, pair), words, span, ax)
     if columns > 1:
         for ax in drawn[1::2]: ax.set_ylabel('')
     for ax in drawn[len(pairs):]: ax.remove()

@@ -451,15 +451,18 @@ def _convergence_panels(study):
     "The paper's second figure; nothing where no curve has the accuracy judged by."
     curves = study.curves
     if not len(curves) or not curves[records.judged_by(curves)].notna().any(): return
-    drawn = figures.plot_convergence_panels(curves)
+    span = figures.smoothing_span(curves.groupby('run_id').epoch.max().median())
+    drawn = figures.plot_convergence_panels(curves, span, study.pair)
+    smoothed = f', smoothed over {span} epochs' if span > 1 else ''
     what = capital(_judged(curves))
     if drawn: yield Figure(
-        drawn, f'{capital(study.words)}: {what.lower()} of each pair, smoothed over 9 epochs; '
+        drawn, f'{capital(study.words)}: {what.lower()} of each pair{smoothed}; '
         'bands are one standard deviation over the seeds, dotted the teacher at its best, dashed '
         'the student without a teacher at its best.',
         f'{what} over the epochs, a panel for each pair, a line and a band for each method, and '
         'the levels of the teacher and of the baseline')
 
+# %% ../nbs/site/06_sections.ipynb #41625a57
 def convergence_section(report):
     "How accuracy grows: the paper's figure, and a figure for each pair in full folded away."
     def one(study):

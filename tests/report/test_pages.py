@@ -371,3 +371,9 @@ def test_what_is_known_of_the_paper_is_what_a_page_would_work_out(monkeypatch):
         pd.testing.assert_frame_equal(study.ledger, fresh[name])
         assert study.evidence is pages.Study(name).evidence
     with pytest.raises(TypeError): assert pages.Study('demo').ledger is None
+
+
+def test_curves_are_smoothed_over_nine_of_a_hundred_epochs_and_short_ones_not_at_all(tmp_path):
+    write(config.study_runs('demo'), tmp_path)
+    paper, demo = (next(sections._convergence_panels(pages.Study(name, tmp_path))).caption for name in ('paper', 'demo'))
+    assert 'of each pair, smoothed over 9 epochs; ' in paper and 'smoothed' not in demo
