@@ -101,6 +101,14 @@ def test_a_server_that_is_gone_is_said_in_words(tmp_path):
     assert done.wait(600) == 1 and 'The kernel server of the study is gone' in done.stdout.read()
 
 
+@pytest.mark.parametrize('command', [[sys.executable, '-m', 'papermill'], FORKED], ids=['started', 'forked'])
+def test_a_kernel_has_the_environment_of_its_caller_and_nothing_of_the_servers(command, tmp_path, warm):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | {'MINE': '1'}  # the server has the one, not the other
+    done = papermill(notebook(tmp_path/'n.ipynb', "import os; print(os.environ.get('OMP_NUM_THREADS'), os.environ['MINE'])"), env, command)
+    assert done.wait(600) == 0, done.stdout.read()
+    assert nbformat.read(tmp_path/'n.out.ipynb', 4).cells[0].outputs[0].text == 'None 1\n'
+
+
 def test_figures_are_shown_as_in_an_ordinary_kernel(tmp_path, warm):
     source = 'import matplotlib.pyplot as plt\nax = plt.subplots()[1]; ax.plot([0, 1]);'
     done = papermill(notebook(tmp_path/'n.ipynb', source), os.environ)
