@@ -343,6 +343,15 @@ def row(module):
     return {'module': module, **counts, 'share': counts['caught']/could, 'low': ends.low, 'high': ends.high}
 
 
+def _keep(table):
+    "Rows of modules that were tried on this machine take the place of theirs in RESULTS."
+    known = {r['module']: r for r in json.loads(RESULTS.read_text())['modules']} if RESULTS.exists() else {}
+    tried = {'date': f'{datetime.now(UTC):%Y-%m-%d}', 'mutmut': version('mutmut'), 'seconds': SECONDS}
+    known |= {r['module']: {**r, **tried} for r in table if r['tried']}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({'modules': [known[m] for m in sorted(known)]}, indent=1) + '\n')
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     p.add_argument('modules', nargs='*', help='names of modules, all if none')
@@ -378,10 +387,7 @@ def main():
     for r in table:
         numbers = ''.join(f'{r[name]:{width}}' for name, width in COLUMNS.items())
         print(f'{r["module"]:16}{numbers}{r["share"]:11.1%} ({r["low"]:.0%} to {r["high"]:.0%})')
-    if not a.modules:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        result = {'date': f'{datetime.now(UTC):%Y-%m-%d}', 'mutmut': version('mutmut'), 'seconds': SECONDS, 'modules': table}
-        RESULTS.write_text(json.dumps(result, indent=1) + '\n')
+    _keep(table)
     return min(r['share'] for r in table) < GOAL
 
 

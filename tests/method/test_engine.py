@@ -78,7 +78,7 @@ def test_fast_on_the_cpu_follows_faithful_for_20_steps(method, views):
 
 @pytest.mark.parametrize('switch', ['channels_last', 'folded', 'fused'])
 def test_each_switch_alone_follows_too(switch, views):
-    check(Engine(**{switch: True}), 'feature', views[:8], 1e-5)
+    check(Engine(**{switch: True}), 'feature', views, 1e-5)
 
 
 def test_a_compiled_student_follows(views):
@@ -88,7 +88,7 @@ def test_a_compiled_student_follows(views):
 
 def test_bfloat16_stays_within_its_rounding(views):
     "8 bits of mantissa: 2 % of the loss; weights and update stay float32."
-    steps = list(along(Engine(bfloat16=True, channels_last=True), 'feature', views[:8]))
+    steps = list(along(Engine(bfloat16=True, channels_last=True), 'feature', views))
     for (a, weights), (b, _) in steps:
         assert a['loss_total'] == pytest.approx(b['loss_total'], rel=.02) and a['norm_total'] == pytest.approx(b['norm_total'], rel=.1)
         assert all(w.dtype != torch.bfloat16 for w in weights.values())
@@ -224,13 +224,11 @@ def test_the_learning_rate_falls_from_lr_to_lr_min():
 
 
 def test_fast_and_faithful_end_at_equivalent_accuracies(tmp_path):
-    """Six seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 4 pp of final accuracy.
-
-    Seeds spread by 1.6 pp, so that engines that are the same pass in 99 of 100 roundings; steps are compared far more closely above."""
-    base = run_spec('demo', 'baseline', student='resnet18').replace(width=8, epochs=6, batch_size=64, lr=.2)
-    accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(6)] for e in ENGINES}
+    "Ten seeds of a thin ResNet-18 on the digits; two one-sided Welch tests at a margin of 2 pp of final accuracy."
+    base = run_spec('demo', 'baseline', student='resnet18').replace(width=8, epochs=8)
+    accuracy = {e: [train(base.replace(seed=s, engine=e), tmp_path)['outcome']['test_final'] for s in range(10)] for e in ENGINES}
     assert min(map(min, accuracy.values())) > .7  # networks that have learned
-    assert equivalence(accuracy['fast'], accuracy['faithful'], margin=4.).p < .05
+    assert equivalence(accuracy['fast'], accuracy['faithful'], margin=2.).p < .05
 
 
 # ---- switches and threads
