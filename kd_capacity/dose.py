@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MARGIN_A_DOUBLING', 'OUTCOMES', 'declaration_text', 'dose_gains', 'dose_slopes', 'alone_finding', 'dose_decisions',
-           'decision_findings', 'dose_cells', 'dose_text']
+           'decision_findings', 'arithmetic_finding', 'dose_cells', 'dose_text']
 
 # %% ../nbs/evidence/13_dose.ipynb #aea1d8c0
 import numpy as np, pandas as pd
 from scipy import stats
 from .naming import method_name, network_name, signed_text
 from .sequential import confidence_sequence, decided
-from .wording import runs_text
+from .wording import runs_text, seeds_text
 
 # %% ../nbs/evidence/13_dose.ipynb #0467010c
 MARGIN_A_DOUBLING = 0.25  # pp
@@ -91,6 +91,24 @@ def decision_findings(decisions): # of `dose_decisions`
         return (f'{method_name(r.method)} {signed_text(r.estimate)} pp a doubling{bounds}, '
                 f'n = {r.n}: {OUTCOMES[r.verdict]}')
     return [one(r) for r in known.itertuples()]
+
+# %% ../nbs/evidence/13_dose.ipynb #20551091
+def arithmetic_finding(runs): # DataFrame of `records.load_runs`
+    "One sentence: which seeds were computed how, and whether a gain compares unlike runs."
+    roles = 'baseline', 'student'
+    alone, taught = (_accuracies_by_seed(runs, 'test_best', role=r) for r in roles)
+    kinds = pd.concat([alone, taught]).groupby('bfloat16', dropna=False).seed.unique()
+    if len(kinds) < 2: return 'Both runs of each gain were computed in the same arithmetic'
+    names = {False: 'float32', True: 'float32 with forward passes in bfloat16'}
+    def of_seeds(kind, seeds):
+        plural = 's'*(len(seeds) > 1)
+        return f'{names.get(kind, "not recorded")} for seed{plural} {seeds_text(seeds)}'
+    computed = ', '.join(of_seeds(*k) for k in kinds.items())
+    both = taught.merge(alone, on=['student', 'width', 'seed'], suffixes=('', '_alone'))
+    mixed = int((both.bfloat16 != both.bfloat16_alone).sum())
+    gains = runs_text(mixed, 'gain') if mixed else 'no gain'
+    return f'Arithmetic: {computed}; {gains} of {len(both)} compare{"s"*(mixed < 2)} the two'
+
 
 # %% ../nbs/evidence/13_dose.ipynb #890d900e
 def dose_cells(gains): # of `dose_gains`

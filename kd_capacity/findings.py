@@ -275,8 +275,8 @@ def _commit_text(row):
 
 def environment_text(env): # the first of `records.surroundings`
     "The environments, for readers."
-    heads = {'Device': 'device', 'Threads': 'threads', 'Python': 'python', 'torch': 'torch',
-             'Deterministic': 'deterministic'}
+    heads = {'Device': 'device', 'Threads': 'threads', 'bfloat16': 'bfloat16',
+             'Python': 'python', 'torch': 'torch', 'Deterministic': 'deterministic'}
     return pd.DataFrame({'Runs of': env.profile.map(study_name), 'Runs': env.runs.astype(str),
                          **{head: env[column].map(value_text) for head, column in heads.items()},
                          'Git commit': [_commit_text(r) for r in env.itertuples()]}).astype(object)

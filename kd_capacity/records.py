@@ -37,8 +37,8 @@ _norms_of_run = [f'norm_{group}_max' for group in GROUPS]
 
 COLUMNS = [*_from_spec, *_from_outcome, *_from_fidelity, 'run_id', 'profile', 'data', 'data_sha256',
            'protocol', 'width', 'teacher_run', 'status', 'failure', *_norms_of_run, 'parameters',
-           'seconds', 'images_per_second', 'device', 'deterministic', 'duplicate_of',
-           *_more_options, 'teacher_width', 'normalization', 'teacher_sha256']
+           'seconds', 'images_per_second', 'device', 'bfloat16', 'deterministic',
+           'duplicate_of', *_more_options, 'teacher_width', 'normalization', 'teacher_sha256']
 
 _whole = ['seed', 'epochs', 'width', 'teacher_width']
 _measured_options = [name for name in _options if _options[name].annotation is not bool]
@@ -57,6 +57,7 @@ def _row(record):
     row |= {f'norm_{group}_max': norms.get(f'{group}_max') for group in GROUPS}
     row |= {k: record.get(k) for k in _of_record}
     row |= {k: environment.get(k) for k in ('device', 'deterministic')}
+    row['bfloat16'] = _part(environment, 'engine').get('bfloat16')
     return row | {'data_sha256': _part(record, 'data').get('sha256')}
 
 def run_table(
@@ -213,8 +214,8 @@ def paper_per_class(): # DataFrame with the columns run_id, class, accuracy
     return tidy.reset_index(drop=True)
 
 # %% ../nbs/study/01_records.ipynb #06b61028
-_surrounding_fields = ('profile device threads python torch packages platform deterministic '
-                       'git_commit git_clean archive archive_sha256').split()
+_surrounding_fields = ('profile device threads bfloat16 python torch packages platform '
+                       'deterministic git_commit git_clean archive archive_sha256').split()
 _of_data = 'profile data sha256 train validation test'.split()
 
 def _surroundings_row(record):
@@ -224,7 +225,8 @@ def _surroundings_row(record):
     torch = packages.pop('torch', None)
     others = ', '.join(f'{k} {v}' for k, v in packages.items()) or None
     row = {**env, 'profile': _part(record, 'spec').get('profile'), 'torch': torch,
-           'packages': others, 'device': env.get('device_name') or env.get('device')}
+           'packages': others, 'device': env.get('device_name') or env.get('device'),
+           'bfloat16': _part(env, 'engine').get('bfloat16')}
     return {k: row.get(k) for k in _surrounding_fields}
 
 def _data_row(record):

@@ -838,4 +838,5 @@ def dose_section(report):
     gains = tables.gains(study.runs)
     yield _dose_figure(gains, 'student_parameters', 'Gain over the size of the student.')
     yield Table(dose.dose_text(dose.dose_cells(doses)))
+    yield Text(f'{as_markdown(dose.arithmetic_finding(study.runs))}.')
     yield _dose_figure(gains, 'accuracy_gap', 'The same gains over the teacher’s lead in accuracy.')

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STAGE_NAMES', 'MISSING', 'NO_LOGITS', 'stage_name', 'plain', 'mean_std', 'interval', 'count', 'accuracy_interval',
            'row_network', 'with_names', 'pair_within', 'trained_network', 'method_or_control', 'runs_text',
-           'p_value_text', 'options_text', 'settings_text', 'gains_text', 'accuracy_text', 'networks_finding',
-           'clipping_text', 'stem_text', 'selected_text', 'selected_finding', 'fidelity_text', 'fidelity_tests_text',
-           'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names', 'pooled_text',
-           'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'with_interval', 'gain_with_interval',
-           'gains_finding', 'clipping_finding', 'stem_finding', 'fidelity_finding', 'ending_finding', 'gap_finding',
-           'schedule_finding', 'norms_finding', 'class_finding', 'disagreement_finding', 'calibration_finding',
-           'unread', 'disagreements_finding', 'calibrations_finding', 'pooled_finding', 'evidence_sentence',
-           'state_text', 'headline']
+           'p_value_text', 'options_text', 'settings_text', 'seeds_text', 'gains_text', 'accuracy_text',
+           'networks_finding', 'clipping_text', 'stem_text', 'selected_text', 'selected_finding', 'fidelity_text',
+           'fidelity_tests_text', 'class_text', 'calibration_text', 'disagreements_text', 'norms_text', 'pooled_names',
+           'pooled_text', 'metrics_text', 'styled', 'as_markdown', 'runs_address', 'links', 'with_interval',
+           'gain_with_interval', 'gains_finding', 'clipping_finding', 'stem_finding', 'fidelity_finding',
+           'ending_finding', 'gap_finding', 'schedule_finding', 'norms_finding', 'class_finding',
+           'disagreement_finding', 'calibration_finding', 'unread', 'disagreements_finding', 'calibrations_finding',
+           'pooled_finding', 'evidence_sentence', 'state_text', 'headline']
 
 # %% ../nbs/evidence/08_wording.ipynb #2d4c8b03
 import os, re
@@ -181,10 +181,12 @@ def _gain_interval(row):
     if pd.isna(row['gain']): return ''
     return interval(row['ci_low'], row['ci_high'], row['n'], row['n_baseline'])
 
-def _seeds(row): # '0–4' for five in a row
-    seeds = sorted(row['seeds'])
+def seeds_text(seeds): # whole numbers, '0–4' for five in a row
+    seeds = sorted(seeds)
     in_a_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     return f'{seeds[0]}–{seeds[-1]}' if in_a_row else ', '.join(map(str, seeds))
+
+def _seeds(row): return seeds_text(row['seeds'])
 
 def _n_of_both(row):
     both = count(row)

@@ -233,6 +233,16 @@ def test_surroundings_are_listed_once_with_their_runs_the_most_frequent_first(tm
     assert [len(t) for t in none] == [0, 0] and 'git_commit' in none[0] and 'runs' in none[1]
 
 
+def test_the_arithmetic_of_a_run_stands_in_its_row_and_sets_surroundings_apart(tmp_path):
+    for name, halves in ('a', True), ('b', False), ('c', True):
+        records.write_record(made_at(f'demo/{name}', environment={'engine': {'bfloat16': halves}}), tmp_path)
+    records.write_record(made_at('demo/d', environment={'engine': None}), tmp_path)
+    runs = records.load_runs(tmp_path).set_index('run_id').bfloat16
+    assert [runs[f'demo/{name}'] for name in 'abcd'] == [True, False, True, None]
+    where = records.surroundings(['demo'], tmp_path)[0]
+    assert where[['bfloat16', 'runs']].values.tolist() == [[True, 2], [False, 1], [None, 1]]
+
+
 def test_a_command_that_is_none_is_refused_in_words(tmp_path):
     with pytest.raises(SystemExit) as e: records.main('improt', str(tmp_path/'x.zip'), str(tmp_path))
     assert "Did you mean 'import'?" in e.value.code and list(tmp_path.iterdir()) == []
