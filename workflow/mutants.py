@@ -248,6 +248,7 @@ def _file_by_file(self, tests, jobs=3, collect=ForkServerRunner.collect_stats):
         state().duration_by_test[test] = 0
         sys.__stdout__.write(f'not used: {test}\n')
     for known in state().tests_by_mangled_function_name.values(): known -= unused
+    THERE.update(state().duration_by_test, [IMPORT])  # a first call lists no tests
     return 0
 
 

@@ -171,6 +171,15 @@ def test_time_is_dealt_out_by_the_work_of_the_cells(device, block, dtype, monkey
     assert list(made['cells']) == ['R18', 'R34'] and made['peak_flops'] == 1e15 and made['minutes'] >= 0
 
 
+@pytest.mark.parametrize('there, kind', [(False, 'cpu'), (True, 'cuda')])
+def test_it_is_measured_on_a_gpu_where_there_is_one(there, kind, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: there)
+    for name in 'peak_flops', 'pipeline', 'machine', 'step_shares':
+        monkeypatch.setattr(benchmark, name, lambda *given: next(g for g in given if isinstance(g, torch.device)).type)
+    made = benchmark.run(cells=())
+    assert made['peak_flops'] == made['pipeline'] == made['machine'] == made['shares'] == kind and made['cells'] == {}
+
+
 def test_rounds_fit_into_the_time():
     for seconds, rounds in (0, 1), (9.9, 1), (20, 2), (55, 5), (1000, 10):
         assert benchmark._rounds(seconds, work=4e9, peak=2e9, block=1) == rounds # 5 s a step of every loop, two a round

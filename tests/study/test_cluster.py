@@ -289,6 +289,7 @@ def test_a_training_holds_its_weights_four_times_and_the_maps_of_a_batch():
     spec = run_spec('paper-v2', 'baseline', student='resnet18')
     more = cluster.training_bytes(spec.replace(batch_size=spec.batch_size + 1)) - cluster.training_bytes(spec)
     assert cluster.training_bytes(spec) - spec.batch_size*more == 16*11_173_962
+    assert more == 4*cluster.map_values('resnet18', (3, 32, 32))  # of float32
     gray = run_spec('demo', 'baseline', student='resnet18').replace(width=64, stem='imagenet')
     less = cluster.training_bytes(gray.replace(batch_size=gray.batch_size + 1)) - cluster.training_bytes(gray)
     assert cluster.training_bytes(gray) - gray.batch_size*less == 16*(11_181_642 - 2*64*49) and 0 < less < more
@@ -318,4 +319,7 @@ def test_students_share_a_job_as_long_as_they_are_short():
     assert asked < 15 and cluster.runs_a_job(students[:1], 1e12) == 60//asked
     assert cluster.runs_a_job([*[teacher]*3, students[0]], 1e12) == 60//asked  # teachers are each their own job
     assert cluster.runs_a_job([teacher], 1e12) == 1 and cluster.runs_a_job([teacher, students[0]], 1e3) == 1
+    for minutes, together in (14, 4), (15, 4), (16, 1):  # 15 minutes are short
+        speed = cluster.flops(students[0])/60/((minutes - 3.1)/2)
+        assert request(students[0], speed).runtime == minutes and cluster.runs_a_job(students[:1], speed) == together
     assert cluster.grouping(1) == []
