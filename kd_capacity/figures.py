@@ -411,7 +411,8 @@ def _doubling_ticks(ax, values):
     low, high = np.floor(np.log2(min(values)/1e6)), np.ceil(np.log2(max(values)/1e6))
     ticks = 2.**np.arange(low, high + 1)
     ax.set_xscale('log', base=2); ax.minorticks_off()
-    ax.set_xticks(ticks*1e6, [f'{t:.2g} M' for t in ticks])
+    names = [f'{t:g} M' if t >= 1 else f'{1000*t:.0f} k' for t in ticks]
+    ax.set_xticks(ticks*1e6, names)
     ax.set_xlim(ticks[0]*.8e6, ticks[-1]*1.25e6)
 
 def _draw_dose(ax, x, row, theirs=False):
@@ -428,19 +429,20 @@ def _draw_slope(ax, rows, method, slope):
     x = np.log2(rows.student_parameters.to_numpy(float))
     ends, middle = np.array([x.min(), x.max()]), rows.gain.mean()
     def line(per_doubling): return middle + per_doubling*(ends - x.mean())
-    low, high = line(slope.ci_low), line(slope.ci_high)
+    estimate, low, high = map(line, slope)
     colour = method_colour(method)
-    ax.plot(2**ends, line(slope.estimate), color=colour, linewidth=1.2, linestyle='--')
-    if not np.isnan(slope.ci_low):
+    ax.plot(2**ends, estimate, color=colour, linewidth=1.2, linestyle='--')
+    if np.isfinite([low, high]).all():
         ax.fill_between(2**ends, np.minimum(low, high), np.maximum(low, high), color=colour,
                         alpha=.12, linewidth=0)
 
-def _name_students(ax, table, x, whose=''):
-    "Each student once, above its marks, with its n where that is known."
-    for name, rows in table.groupby('student_name', sort=False):
+def _name_students(ax, table, x, together=False):
+    "Each student once, above its marks, or all in one place, with its n where that is known."
+    each = table.groupby('student_name', sort=False)
+    for name, rows in [(', '.join(table.student_name.unique()), table)] if together else each:
         top = rows[['gain', 'ci_high']].max(axis=1).max()
         n = ', '.join(f'{n:g}' for n in dict.fromkeys(rows.n.dropna()))
-        text = f'{name}{whose}' + (f'\nn = {n}' if n else '')
+        text = name + (f'\nn = {n}' if n else '')
         note(ax, text, (rows[x].median(), top), 5, fontsize=8, color=GREY)
 
 # %% ../nbs/evidence/09_figures.ipynb #5816bb06
@@ -456,7 +458,7 @@ def _draw_doses(ax, gains, dose, methods, theirs):
 def plot_dose_response(gains,                  # `tables.gains` of one study
                        dose='student_parameters', # or 'accuracy_gap'
                        paper=None,             # `tables.paper_gains`, drawn hollow
-                       slopes=None,            # {method: Estimate, pp per doubling}
+                       slopes=None,            # {method: (slope, low, high), pp per doubling}
                        ax=None):
     "Gain in pp with its 95 % interval over the student's size or over its teacher's lead."
     table, ax = with_names(gains, widths=True), axes(ax, 7.4, 4)
@@ -465,15 +467,16 @@ def plot_dose_response(gains,                  # `tables.gains` of one study
     methods, sized = methods_in(pd.concat([known, theirs])), dose != 'accuracy_gap'
     for part, is_paper in ((theirs, True), (known, False)):
         _draw_doses(ax, part, dose, methods, is_paper)
+    ax.axhline(0, color=INK, linewidth=1); ax.margins(y=.16)
+    ax.set_ylim(ax.get_ylim()) # of the marks, however wide the band of a slope
     for method, slope in (slopes or {}).items():
         rows = known[known.method == method]
         if sized and len(rows): _draw_slope(ax, rows, method, slope)
-    ax.axhline(0, color=INK, linewidth=1)
     values = [*known[dose], *theirs[dose]]
     if sized and values: _doubling_ticks(ax, values)
     if len(known): _name_students(ax, known, dose)
-    if len(theirs): _name_students(ax, with_names(theirs), dose, ', paper')
-    ax.set(xlabel=DOSES[dose], ylabel='gain over the baseline (pp)'); ax.margins(y=.16)
+    if len(theirs): _name_students(ax, with_names(theirs), dose, together=not sized)
+    ax.set(xlabel=DOSES[dose], ylabel='gain over the baseline (pp)')
     _legend_above(ax, _dose_legend(methods, len(theirs) > 0))
     return ax
 

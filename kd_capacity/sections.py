@@ -816,8 +816,8 @@ def declaration_section(report=None):
     "What was declared before the first run of the capacity study."
     yield Table(dose.declaration_text())
 
-def _dose_figure(gains, axis, caption):
-    drawn = figures.plot_dose_response(gains, axis, tables.paper_gains('v2'))
+def _dose_figure(gains, axis, caption, slopes=None):
+    drawn = figures.plot_dose_response(gains, axis, tables.paper_gains('v2'), slopes)
     return Figure(drawn, f'{caption} Filled, ours with 95 % intervals; hollow, the paper’s two '
                   'students on CIFAR-10.', 'Gain of each student over its baseline, a colour for '
                   'each method, beside the published gains')
@@ -832,11 +832,14 @@ def dose_section(report):
         text = f'## {as_markdown(heading)}\n\n{as_markdown(capital(rest))}{". "*bool(rest)}'
         yield Text(text + '`make study PROFILE=capacity` trains what is missing.')
         return
-    first, *others = dose.decision_findings(dose.dose_decisions(doses))
+    decisions = dose.dose_decisions(doses)
+    first, *others = dose.decision_findings(decisions)
     yield Text(f'## {as_markdown(first)}')
     yield from (Text(f'{as_markdown(sentence)}.') for sentence in others)
     gains = tables.gains(study.runs)
-    yield _dose_figure(gains, 'student_parameters', 'Gain over the size of the student.')
+    lines = {r.method: (r.estimate, r.low, r.high) for r in decisions.itertuples() if r.seeds}
+    yield _dose_figure(gains, 'student_parameters', 'Gain over the size of the student. Dashed, '
+                       'the slope, with the band of its confidence sequence.', lines)
     yield Table(dose.dose_text(dose.dose_cells(doses)))
     yield Text(f'{as_markdown(dose.arithmetic_finding(study.runs))}.')
     yield _dose_figure(gains, 'accuracy_gap', 'The same gains over the teacher’s lead in accuracy.')

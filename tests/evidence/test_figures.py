@@ -114,6 +114,15 @@ def test_widths_of_one_architecture_are_students_of_their_own():
     assert np.log2(x) == pytest.approx(np.log2(g.student_parameters), abs=.2) and list(y) == pytest.approx(g.gain.tolist())
     assert len(marks(ax, 'D')) == 8  # the paper's gains, at its two sizes
     assert len({round(np.log2(l.get_xdata()[0]/models.parameter_count(s))) for l, s in zip(marks(ax, 'D'), ['resnet18']*4 + ['resnet34']*4)}) == 1
+    names = {t.get_text() for t in figures.plot_dose_response(g, 'accuracy_gap', tables.paper_gains('v2')).texts}
+    assert 'R18, R34\nn = 5' in names  # their gaps are too close for two names
+    def with_slope(*slope): return figures.plot_dose_response(g, slopes=dict.fromkeys(g.method, slope))
+    wide = with_slope(.25, -50, 50)
+    assert len(wide.collections) == 1 and wide.get_ylim() == figures.plot_dose_response(g).get_ylim()
+    line = next(l for l in wide.lines if l.get_linestyle() == '--')
+    doublings, rise = np.diff(np.log2(line.get_xdata())), np.diff(line.get_ydata())
+    assert rise == pytest.approx(.25*doublings) and doublings[0] == pytest.approx(np.log2(g.student_parameters[2]/g.student_parameters[0]))
+    assert not with_slope(.25, -np.inf, np.inf).collections  # of one seed nothing is known
     assert tables.pooled_gains(g).label.tolist() == ['student']*3 + ['all students', 'difference']
     assert wording.pooled_names(tables.pooled_gains(g))[-1] == 'R18·w16 minus R18·w4'
 
