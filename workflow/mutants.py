@@ -32,7 +32,7 @@ import time
 import tomllib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -149,12 +149,23 @@ class _Reach:
         if not report.passed: state().duration_by_test[report.nodeid] = math.inf
 
 
+@contextmanager
+def _imported_anew():
+    "As in a new kernel: a package that has registered no more than a notebook imports."
+    def ours(): return [name for name in sys.modules if name.split('.')[0] == 'kd_capacity']
+    before = {name: sys.modules.pop(name) for name in ours()}
+    try: yield
+    finally:
+        for name in ours(): del sys.modules[name]
+        sys.modules.update(before)
+
+
 class _Lesson(pytest.Item):
     "The cells of a library notebook that are not exported, on the module that is exported from it."
     def runtest(self):
         cells = [''.join(c['source']) for c in json.loads(self.path.read_text())['cells'] if c['cell_type'] == 'code']
         module = next(c.split()[-1] for c in cells if c.startswith('#| default_exp'))
-        with chdir(self.path.parent), warnings.catch_warnings():
+        with chdir(self.path.parent), warnings.catch_warnings(), _imported_anew():
             warnings.resetwarnings() # those of pytest's settings are for tests
             shell = CaptureShell() # as nbdev_test has it
             shell.push(vars(importlib.import_module(f'kd_capacity.{module}')))

@@ -115,6 +115,7 @@ def test_images_are_made_once_and_lie_on_the_device():
 
 def test_the_plain_loader_does_what_the_tutorials_do():
     few = benchmark.synthetic(10, CPU)
+    torch.manual_seed(0)  # of 162 crops and flips one changes nothing
     batches = list(benchmark.plain_loader(few, 4))
     images, labels = (torch.cat(part) for part in zip(*batches))
     assert [len(y) for _, y in batches] == [4, 4, 2] and sorted(labels.tolist()) == sorted(few.labels.tolist())
