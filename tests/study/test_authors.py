@@ -140,6 +140,11 @@ def test_a_bad_archive_is_one_sentence_and_nothing_on_disk(name, tmp_path):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_a_run_may_lie_in_the_stages_folder_itself(tmp_path):
+    runs = records.import_authors(archive(tmp_path/'one.zip', {'runs/final/results.json': results(), 'runs/notes/results.json': results()}))
+    assert runs.run_id.tolist() == ['authors/final'] and runs.stage.tolist() == ['final']
+
+
 def test_a_bomb_is_not_opened(tmp_path, monkeypatch):
     bomb = archive(tmp_path/'bomb.zip', {FINAL: b' '*(records.MEMBER_BYTES + 1)})
     assert bomb.stat().st_size < 1 << 20
