@@ -131,7 +131,7 @@ def test_feature_kd_by_hand():
     close(out['cosine'], (1 - 0.5**0.5) / 2)
     close(out['loss'], 1.5 + 0.5 * (1 - 0.5**0.5) / 2)
 
-@pytest.mark.parametrize('student_size, teacher_size', [((8, 8), (4, 4)), ((2, 2), (4, 4)), ((8, 2), (4, 4)), ((5, 5), (3, 3))])
+@pytest.mark.parametrize('student_size, teacher_size', [((8, 8), (4, 4)), ((2, 2), (4, 4)), ((8, 2), (4, 4)), ((5, 5), (3, 3)), ((8, 8), (4, 2))])
 def test_the_students_map_is_brought_to_the_teachers_size(student_size, teacher_size):
     s = losses.match_size(random(2, 3, *student_size), random(2, 3, *teacher_size, seed=1))
     assert s.shape == (2, 3, *teacher_size)
@@ -217,6 +217,7 @@ def test_objective_is_made_of_its_parts(method, alpha):
 def test_objectives_distances_are_the_losses_above():
     z_s, labels, z_t, student, teacher = batch()
     close(objective('logit')(z_s, labels, z_t)['kd'], losses.logit_kd(z_s, z_t, 4))
+    close(objective('logit')(z_s, labels=labels, teacher_logits=z_t)['kd'], losses.logit_kd(z_s, z_t, 4))
     feature = objective('feature')
     again = losses.FeatureKD(STUDENT, TEACHER, beta=0.5)
     again.projections.load_state_dict(feature.projections.state_dict())
@@ -294,11 +295,14 @@ def test_maps_of_other_images_are_refused():
     refused(lambda: losses.FeatureKD(STUDENT, TEACHER)(maps(STUDENT), maps(TEACHER, images=1)), 'layer1', '(1, 6, 4, 4)', 'same images')
 
 def test_unknown_method_is_refused_with_the_nearest():
-    refused(lambda: losses.objective('features'), 'features', "Did you mean 'feature'?")
+    for of in losses.objective, lambda name: losses.method_options(name, {}):
+        refused(lambda of=of: of('features'), "method = 'features'", "Did you mean 'feature'?")
 
 def test_an_option_that_a_method_lacks_is_refused_with_those_it_has():
     refused(lambda: losses.objective('logit', dict(beta=1.0)), "beta = 1.0 does not apply to method 'logit'", 'alpha, temperature')
     refused(lambda: losses.objective('none', dict(alpha=1.0)), "'none'", 'its options: none')
+    refused(lambda: losses.method_options('logit', dict(alpha=0.5, beta=1.0)), 'beta = 1.0 does not apply')
+    assert losses.objective('logit', losses.method_options('logit', dict(alpha=0.3))).options.alpha == 0.3
 
 def test_options_have_their_symbols_words_and_defaults():
     fields = losses.option_fields()
