@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN_A_DOUBLING', 'OUTCOMES', 'declaration_text', 'dose_gains', 'dose_slopes', 'alone_finding', 'dose_decisions',
-           'decision_findings', 'arithmetic_finding', 'dose_cells', 'dose_text']
+           'decision_findings', 'arithmetic_finding', 'dose_cells', 'with_seeds_intervals', 'dose_text']
 
 # %% ../nbs/evidence/13_dose.ipynb #aea1d8c0
 import numpy as np, pandas as pd
@@ -123,6 +123,14 @@ def dose_cells(gains): # of `dose_gains`
                      'baseline': part.baseline.mean()})
     columns = ('method student width n gain parameters ci_low ci_high accuracy baseline').split()
     return pd.DataFrame(rows, columns=columns)
+
+def with_seeds_intervals(
+    gains, # of `tables.gains`, one teacher
+    cells  # of `dose_cells`
+): # DataFrame
+    "The gains with the n, mean and interval of the seeds' own gains, as the cells have them."
+    by, values = ['method', 'student', 'width'], ['n', 'gain', 'ci_low', 'ci_high']
+    return gains.drop(columns=values).merge(cells[by + values], on=by)
 
 def dose_text(cells): # of `dose_cells`
     "The cells for readers."

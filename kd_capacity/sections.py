@@ -836,10 +836,11 @@ def dose_section(report):
     first, *others = dose.decision_findings(decisions)
     yield Text(f'## {as_markdown(first)}')
     yield from (Text(f'{as_markdown(sentence)}.') for sentence in others)
-    gains = tables.gains(study.runs)
+    cells = dose.dose_cells(doses)
+    gains = dose.with_seeds_intervals(tables.gains(study.runs), cells)
     lines = {r.method: (r.estimate, r.low, r.high) for r in decisions.itertuples() if r.seeds}
     yield _dose_figure(gains, 'student_parameters', 'Gain over the size of the student. Dashed, '
                        'the slope, with the band of its confidence sequence.', lines)
-    yield Table(dose.dose_text(dose.dose_cells(doses)))
+    yield Table(dose.dose_text(cells))
     yield Text(f'{as_markdown(dose.arithmetic_finding(study.runs))}.')
     yield _dose_figure(gains, 'accuracy_gap', 'The same gains over the teacher’s lead in accuracy.')

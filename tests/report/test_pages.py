@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from conftest import ROOT
 from made_up import cell, frame, write
 
@@ -347,6 +348,21 @@ def test_before_a_student_is_taught_the_page_says_what_each_size_reaches_alone(m
     monkeypatch.setattr(pages.Study, 'runs', alone)
     words = words_of(sections.dose_section(pages.Report([], None)))
     assert 'Without a teacher R18·w4' in words and 'make study PROFILE=capacity' in words
+
+
+def test_the_figure_of_the_capacity_study_has_the_intervals_of_its_table(monkeypatch):
+    "Over the seeds' own gains, which share what a seed does to both runs."
+    runs = doses(1.)
+    monkeypatch.setattr(pages.Study, 'runs', runs)
+    blocks = list(sections.dose_section(pages.Report([], None)))
+    gains = [100*(s.test_best.to_numpy() - a.test_best.to_numpy()) for (_, a), (_, s) in
+             zip(*(runs[(runs.role == role) & (runs.stage == 'final')].groupby('width') for role in ('baseline', 'student')))]
+    wanted = [tuple(stats.ttest_1samp(g, 0).confidence_interval(.95)) for g in gains]
+    ax = next(b.drawn for b in blocks if isinstance(b, Figure))
+    lines = [l.get_ydata() for l in ax.lines if len(set(l.get_xdata())) == 1 and len(l.get_xdata()) == 2 and l.get_alpha() == 1]
+    assert sorted(map(tuple, lines)) == [pytest.approx(w, abs=1e-6) for w in sorted(wanted)]
+    said = [row['95 % interval, pp'] for row in rows_of(blocks, 'Gain, pp')]
+    assert sorted(said) == sorted(f'[{wording.signed_text(low)}, {wording.signed_text(high)}]' for low, high in wanted)
 
 
 # --- part pages
