@@ -124,6 +124,8 @@ def dose_cells(gains): # of `dose_gains`
     columns = ('method student width n gain parameters ci_low ci_high accuracy baseline').split()
     return pd.DataFrame(rows, columns=columns)
 
+
+# %% ../nbs/evidence/13_dose.ipynb #cf9a785d
 def with_seeds_intervals(
     gains, # of `tables.gains`, one teacher
     cells  # of `dose_cells`
